@@ -1,0 +1,89 @@
+# Each target sets up what it needs; `make demo` on a fresh clone is enough.
+#
+#   make demo        the main job, live, against the practice provider (no account needed)
+#   make test        all tests but the slow ones; as root it installs the Debian packages that some of them need
+#   make check       formatter, linter, strict types, import directions
+#   make chaos       the chaos test with 20 seeds, one line each
+#   make sweep       the whole crash sweep, on all processors: over 100,000 states of the disk, and the mutants
+#   make bench       the benchmarks of docs/benchmarks.md
+#   make bench-queue the queue against its peers, which it installs into .venv-bench; as root with Debian's packages
+#   make test-slow   the long form of the sweeps
+#   make install     as root: captchad for systemd, as docs/operations.md says
+#   make clean       remove the virtual environments
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := -m pip --disable-pip-version-check --quiet
+
+# Where `make install` puts captchad. The daemon's user must be able to read the Python, too: none below /root.
+PREFIX        ?= /opt/captchad
+SYSTEM_PYTHON ?= /usr/bin/python3
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow chaos sweep check bench bench-queue install clean debian
+
+demo: $(VENV)/.run
+	$(BIN)/captchad demo
+
+test: $(VENV)/.dev debian
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev debian
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# With -s, each seed says how it went.
+chaos: $(VENV)/.dev
+	CAPTCHAD_CHAOS_SEEDS=20 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py $(PYTEST_ARGS)
+
+sweep: $(VENV)/.dev
+	$(BIN)/python -m tests.crash.sweep
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+bench: $(VENV)/.run
+	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+bench-queue: $(VENV)/.run
+	$(BIN)/python -m benchmarks.queue $(BENCH_ARGS)
+
+install:
+	@[ "$$(id -u)" = 0 ] || { echo 'make install needs root' >&2; exit 1; }
+	umask 022 && $(SYSTEM_PYTHON) -m venv --clear $(PREFIX) && $(PREFIX)/bin/python $(PIP) install .
+	ln -sf $(PREFIX)/bin/captchad $(PREFIX)/bin/captchactl /usr/local/bin/
+	install -D -m 644 systemd/captchad.service /etc/systemd/system/captchad.service
+	install -D -m 644 systemd/captchad.sysusers /etc/sysusers.d/captchad.conf
+	install -D -m 644 systemd/captchad.tmpfiles /etc/tmpfiles.d/captchad.conf
+	[ -e /etc/captchad/captchad.toml ] || install -D -m 644 etc/captchad.toml /etc/captchad/captchad.toml
+	systemd-sysusers /etc/sysusers.d/captchad.conf
+	systemd-tmpfiles --create /etc/tmpfiles.d/captchad.conf
+	systemctl daemon-reload
+
+debian:
+	@$(PYTHON) tests/support/debian.py
+
+clean:
+	rm -rf $(VENV) .venv-bench
+
+# The stamps: captchad with what it needs to run, then the tools of `make test` and `make check`.
+$(VENV)/.run: pyproject.toml | $(BIN)/pip
+	$(BIN)/python $(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.run
+	$(BIN)/python $(PIP) install --editable '.[dev]'
+	@touch $@
+
+# A virtual environment that is half made has no pip, and is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'captchad needs Python 3.11 or later; name one: make PYTHON=python3.12 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -q update && \
+	      DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=500 install --yes python3-venv; } || \
+	    { echo 'Python cannot make virtual environments here; on Debian: sudo apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)

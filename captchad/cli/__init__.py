@@ -1,0 +1,1 @@
+"""The two programs: captchad (the daemon and its helpers) and captchactl (the operator's tool)."""

@@ -1,0 +1,292 @@
+"""captchactl: the operator's tool. Parses, asks, prints; each verb's module is imported only when it is used."""
+
+__all__ = ["main"]
+
+import argparse
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from captchad import __version__
+from captchad.cli.exits import Exit
+from captchad.model.errors import CaptchadError, NotRunning
+
+_STATES = ("pending", "held", "submitting", "submitted", "solved", "dead", "expired", "cancelled")
+_DEFAULT_LIMIT = 100
+
+#: Monitoring's default limits for the age of the oldest pending task.
+_WARNING_S, _CRITICAL_S = 300.0, 900.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code (`captchad.cli.exits`)."""
+    try:
+        code = _run(_parser().parse_args(argv))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has enough. Python flushes stdout once more at exit: give it a place to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    return code
+
+
+def _run(options: Namespace) -> int:
+    verb: Callable[[Namespace], int] = options.run
+    try:
+        return verb(options)
+    except NotRunning as error:
+        return _complain(error, Exit.NOT_RUNNING)
+    except CaptchadError as error:
+        return _complain(error, int(getattr(error, "code", Exit.FAILED)))
+    except PermissionError as error:
+        what = f"no permission: {error.filename}" if error.filename else "no permission"
+        return _complain(
+            CaptchadError(what, hint="run it as root, or as a member of captchad's group"), Exit.NO_PERMISSION
+        )
+
+
+def _complain(error: CaptchadError, code: int) -> int:
+    from captchad.cli.render import clean
+
+    for line in str(error).splitlines():
+        print(f"captchactl: {clean(line)}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {clean(error.hint)}", file=sys.stderr)
+    return code
+
+
+# --- the verbs; each imports what it needs and no more
+
+
+def _status(options: Namespace) -> int:
+    from captchad.cli import live
+
+    return live.status(options)
+
+
+def _health(options: Namespace) -> int:
+    from captchad.cli import live
+
+    # A limit that is not given gives way to the one that is.
+    if options.warning is None:
+        options.warning = min(_WARNING_S, options.critical or _CRITICAL_S)
+    if options.critical is None:
+        options.critical = max(_CRITICAL_S, options.warning)
+    if options.critical < options.warning:
+        print("captchactl: --critical is below --warning", file=sys.stderr)
+        return Exit.USAGE
+    return live.health(options)
+
+
+def _reload(options: Namespace) -> int:
+    from captchad.cli import live
+
+    return live.reload(options)
+
+
+def _submit(options: Namespace) -> int:
+    from captchad.cli import drop
+
+    return drop.submit(options)
+
+
+def _wait(options: Namespace) -> int:
+    from captchad.cli import drop
+
+    return drop.wait(options)
+
+
+def _show(options: Namespace) -> int:
+    from captchad.cli import tasks
+
+    return tasks.show(options)
+
+
+def _list(options: Namespace) -> int:
+    from captchad.cli import tasks
+
+    return tasks.list_tasks(options)
+
+
+def _dlq_list(options: Namespace) -> int:
+    from captchad.cli import tasks
+
+    return tasks.dlq_list(options)
+
+
+def _dlq_redrive(options: Namespace) -> int:
+    from captchad.cli import tasks
+
+    return tasks.dlq_redrive(options)
+
+
+def _direct(options: Namespace) -> int:
+    from captchad.cli import tasks
+
+    return tasks.direct(options)
+
+
+def _journal_verify(options: Namespace) -> int:
+    from captchad.cli import journal
+
+    return journal.verify(options)
+
+
+def _journal_clean(options: Namespace) -> int:
+    from captchad.cli import journal
+
+    return journal.clean(options)
+
+
+def _journal_export(options: Namespace) -> int:
+    from captchad.cli import journal
+
+    return journal.export(options)
+
+
+def _journal_repair(options: Namespace) -> int:
+    from captchad.cli import journal
+
+    return journal.repair(options)
+
+
+# --- the command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="captchactl", description="Ask and direct a captchad daemon.")
+    parser.add_argument("--version", action="version", version=f"captchactl {__version__}")
+    parser.set_defaults(config=None, socket=None, json=False)
+    common = _common()
+    _add_common(parser)
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def verb(
+        group: "argparse._SubParsersAction[argparse.ArgumentParser]",
+        name: str,
+        text: str,
+        run: Callable[[Namespace], int],
+    ) -> argparse.ArgumentParser:
+        added = group.add_parser(name, help=text, description=text, parents=[common])
+        added.set_defaults(run=run)
+        return added
+
+    status = verb(verbs, "status", "how the daemon is (exit 0 running, 3 not running, 4 unknown)", _status)
+    status.add_argument("--watch", type=_seconds, metavar="S", help="again every S seconds, until Ctrl-C")
+
+    health = verb(verbs, "health", "one line in the format of monitoring plugins (exit 0 to 3)", _health)
+    for letter, name, default_s in (("-w", "--warning", _WARNING_S), ("-c", "--critical", _CRITICAL_S)):
+        text = f"age of the oldest pending task ({default_s:g})"
+        health.add_argument(letter, name, type=_seconds, metavar="S", help=text)
+
+    reload = verb(verbs, "reload", "take the changed configuration; returns when it runs or is refused", _reload)
+    reload.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+
+    submit = verb(verbs, "submit", "check tasks and put them into the spool; prints their ids", _submit)
+    submit.add_argument(
+        "file", metavar="FILE", help=".json (a task or an array), .jsonl (a task a line), or - for standard input"
+    )
+
+    wait = verb(verbs, "wait", "wait for results (exit 0 all solved, 1 some not, 124 timed out)", _wait)
+    wait.add_argument("ids", nargs="+", metavar="ID")
+    wait.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+
+    show = verb(verbs, "show", "one task with its history", _show)
+    show.add_argument("id", metavar="ID")
+
+    listed = verb(verbs, "list", "tasks in the order in which they were accepted", _list)
+    listed.add_argument("--state", choices=_STATES)
+    _add_limit(listed)
+
+    for name, text in (
+        ("hold", "set waiting tasks aside until they are released"),
+        ("release", "run held tasks again; each may be charged again"),
+        ("cancel", "end tasks without an answer"),
+    ):
+        directed = verb(verbs, name, text, _direct)
+        directed.set_defaults(verb=name)
+        directed.add_argument("ids", nargs="+", metavar="ID")
+
+    dlq = verbs.add_parser("dlq", help="the dead-letter queue").add_subparsers(metavar="VERB", required=True)
+    _add_limit(verb(dlq, "list", "the tasks that failed for good, and why", _dlq_list))
+    redrive = verb(dlq, "redrive", "run dead tasks again; each may be charged again", _dlq_redrive)
+    redrive.add_argument("ids", nargs="*", metavar="ID")
+    redrive.add_argument("--all", action="store_true", help="every task in the dead-letter queue")
+    redrive.add_argument("--yes", action="store_true", help="do not ask")
+
+    text = "the journal's files"
+    group = verbs.add_parser("journal", help=text, description=text)
+    group.set_defaults(run=lambda options: _print_help(group))
+    journal = group.add_subparsers(metavar="VERB")
+    text = "whether it is whole, and what is in it; only reads, also beside a running daemon (exit 1 damaged)"
+    verb(journal, "verify", text, _journal_verify)
+    verb(journal, "clean", "forget and clean all that is due; only while no daemon runs", _journal_clean)
+    text = "every record as a line of JSON. It holds the tokens of all answers, and the contents of all tasks"
+    exported = verb(journal, "export", text, _journal_export)
+    exported.add_argument(
+        "--since", type=_since, metavar="WHEN", help="from then on: an ISO time (UTC), or 90s, 15min, 2h, 3d ago"
+    )
+    text = "make a damaged journal whole; only while no daemon runs. What is damaged moves to quarantine/"
+    repaired = verb(journal, "repair", text, _journal_repair)
+    repaired.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    return parser
+
+
+def _print_help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return Exit.USAGE
+
+
+def _common() -> argparse.ArgumentParser:
+    """What every verb takes; also accepted before the verb."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_common(common)
+    return common
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: a verb that is not told must not undo what stood before it.
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="the daemon's configuration"
+    )
+    where.add_argument("--socket", type=Path, metavar="PATH", default=argparse.SUPPRESS, help="its control socket")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit", type=_count, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("a number of seconds above 0 is wanted")
+    return value
+
+
+def _since(text: str) -> float:
+    from captchad.cli.journal import parse_since
+
+    try:
+        return parse_since(text)
+    except (ValueError, OverflowError):
+        message = f"{text!a} is neither an ISO time nor a duration such as 2h or 3d"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("a number above 0 is wanted")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""captchactl's verbs about the daemon itself: status, health, reload."""
+
+__all__ = ["find_status", "health", "reload", "status"]
+
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from captchad.cli.exits import Exit
+from captchad.cli.places import Places, find
+from captchad.cli.render import clean, style_for
+from captchad.cli.render import status as render_status
+from captchad.control.client import call
+from captchad.model.errors import CaptchadError, NotRunning
+
+#: A daemon that turns its loop answers within milliseconds; more than this is a finding by itself.
+ASK_S = 5.0
+
+#: A reload may wait for workers to start.
+RELOAD_S = 600.0
+
+_MAX_STATUS_FILE = 16 << 20
+
+
+class Seen(NamedTuple):
+    """What could be learned of the daemon. `why` says what stood in the way of a live answer."""
+
+    status: dict[str, Any] | None
+    code: Exit
+    why: str = ""
+
+
+def status(options: Namespace) -> int:
+    """Print the status, once or every `--watch` seconds. Exit 0 running, 3 not running, 4 unknown."""
+    if not options.watch:
+        return _print_status(options)
+    tty = sys.stdout.isatty() and not options.json
+    while True:
+        if tty:
+            sys.stdout.write("\x1b[H\x1b[2J")
+        _print_status(options)
+        if not tty and not options.json:
+            print()
+        sys.stdout.flush()
+        time.sleep(options.watch)
+
+
+def _print_status(options: Namespace) -> int:
+    seen = find_status(find(options.config, options.socket))
+    if options.json:
+        shown = seen.status or {"schema": 1, "source": "none", "age_s": None, "daemon": None}
+        # One line an object under --watch, so that a reader can split them.
+        print(json.dumps(shown, indent=None if options.watch else 2))
+    elif seen.status:
+        sys.stdout.write(render_status(seen.status, style_for(sys.stdout)))
+    if seen.why:
+        sys.stdout.flush()
+        print(f"captchactl: {clean(seen.why)}", file=sys.stderr)
+    return seen.code
+
+
+def find_status(places: Places) -> Seen:
+    """The live status; else the file's, and whether its daemon is gone (3) or only silent (4)."""
+    try:
+        return Seen(call(places.socket, "status", timeout_s=ASK_S), Exit.OK)
+    except NotRunning as error:
+        return _from_file(places.state_dir / "status.json", str(error), Exit.STATUS_DEAD)
+    except CaptchadError as error:
+        return _from_file(places.state_dir / "status.json", str(error), Exit.STATUS_UNKNOWN)
+    except PermissionError:
+        why = f"no permission to ask the daemon at {places.socket}"
+        return _from_file(places.state_dir / "status.json", why, Exit.STATUS_UNKNOWN)
+
+
+def _from_file(path: Path, why: str, code: Exit) -> Seen:
+    try:
+        with path.open("rb") as file:
+            written_at = os.fstat(file.fileno()).st_mtime
+            found = json.loads(file.read(_MAX_STATUS_FILE))
+    except FileNotFoundError:
+        return Seen(None, code, why)
+    except (OSError, ValueError, RecursionError) as error:
+        # The socket says more than a file that cannot be read: the exit code stays what the socket told.
+        return Seen(None, code, f"{why}; {path} cannot be read ({type(error).__name__})")
+    if not isinstance(found, dict):
+        return Seen(None, code, f"{why}; {path} holds no status")
+    inner = found.get("daemon")
+    daemon: dict[str, Any] = inner if isinstance(inner, dict) else {}
+    alive = _is_alive(daemon.get("pid"), written_at)
+    if code is Exit.STATUS_DEAD and alive:
+        code, why = Exit.STATUS_UNKNOWN, f"{why}, but its process {daemon.get('pid')} is there"
+    if not alive and daemon.get("state") != "stopped":
+        found["daemon"] = {**daemon, "state": "died"}  # who ends as told says so in its last status
+    return Seen(found | {"source": "file", "age_s": round(max(0.0, time.time() - written_at), 3)}, code, why)
+
+
+def _is_alive(pid: Any, written_at: float) -> bool:
+    """Whether the process that wrote the file lives: it has the pid, is no zombie and started before the file."""
+    if type(pid) is not int or pid < 1:
+        return False
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot_at = time.time() - float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return False
+    started_at = boot_at + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return fields[0] not in "ZX" and started_at <= written_at + 1.0
+
+
+def reload(options: Namespace) -> int:
+    """Have the daemon read its configuration again; returns when the new one runs. Prints the keys that changed."""
+    places = find(options.config, options.socket)
+    data = call(places.socket, "reload", timeout_s=options.timeout or RELOAD_S)
+    if options.json:
+        print(json.dumps(data, indent=2))
+        return Exit.OK
+    changed = data.get("changed")
+    if changed == []:
+        print("nothing has changed")
+        return Exit.OK
+    for key in changed if isinstance(changed, list) else []:  # an older daemon does not say
+        print(clean(key))
+    print("reloaded")
+    return Exit.OK
+
+
+def health(options: Namespace) -> int:
+    """One line as monitoring plugins write it, with performance data; lines with what is wrong follow."""
+    places = find(options.config, options.socket)
+    try:
+        found = call(places.socket, "health", timeout_s=ASK_S)
+    except NotRunning as error:
+        return _say(options, Exit.HEALTH_CRITICAL, str(error))
+    except (CaptchadError, OSError) as error:
+        return _say(options, Exit.HEALTH_UNKNOWN, str(error))
+    inner = found.get("status")
+    return _judge(options, found, inner if isinstance(inner, dict) else {})
+
+
+def _judge(options: Namespace, found: dict[str, Any], seen: dict[str, Any]) -> int:
+    checks = {name: check for name, check in (found.get("checks") or {}).items() if isinstance(check, dict)}
+    wrong = {name: check for name, check in checks.items() if check.get("status") != "pass"}
+    level = Exit.OK
+    if any(check.get("status") == "warn" for check in wrong.values()):
+        level = Exit.HEALTH_WARNING
+    oldest_s = _numeric(seen, "queue", "oldest_pending_s")
+    if oldest_s >= options.warning:
+        level = Exit.HEALTH_WARNING
+    failed = any(check.get("status") != "warn" for check in wrong.values())
+    if failed or not found.get("live") or not found.get("ready") or oldest_s >= options.critical:
+        level = Exit.HEALTH_CRITICAL
+    summary = [f"{name}: {check.get('output', '')}" for name, check in wrong.items()]
+    if not found.get("ready"):
+        summary.insert(0, "not ready")
+    if oldest_s >= min(options.warning, options.critical):
+        summary.append(f"the oldest pending task has waited {oldest_s:.0f} s")
+    return _say(options, level, "; ".join(summary) or _figures(seen), _perfdata(options, seen))
+
+
+def _figures(seen: dict[str, Any]) -> str:
+    alive, configured = (_numeric(seen, "workers", name) for name in ("alive", "configured"))
+    waiting = _numeric(seen, "queue", "pending") + _numeric(seen, "queue", "delayed")
+    return (
+        f"{alive:g} of {configured:g} workers, {waiting:g} waiting, {_numeric(seen, 'queue', 'in_flight'):g} in flight"
+    )
+
+
+def _perfdata(options: Namespace, seen: dict[str, Any]) -> str:
+    """`label=value[unit];warning;critical;minimum;maximum`, as the plugin guidelines have it."""
+
+    def figure(part: str, name: str) -> str:
+        return f"{_numeric(seen, part, name):.12g}"
+
+    return " ".join(
+        (
+            f"pending={figure('queue', 'pending')};;;0;{figure('queue', 'capacity')}",
+            f"delayed={figure('queue', 'delayed')};;;0;",
+            f"in_flight={figure('queue', 'in_flight')};;;0;",
+            f"dead={figure('queue', 'dead')};;;0;",
+            f"oldest={figure('queue', 'oldest_pending_s')}s;{options.warning:g};{options.critical:g};0;",
+            f"workers={figure('workers', 'alive')};;;0;{figure('workers', 'configured')}",
+            f"charges={figure('queue', 'charges_total')}c;;;0;",
+        )
+    )
+
+
+def _say(options: Namespace, level: Exit, text: str, perfdata: str = "") -> int:
+    word = ("OK", "WARNING", "CRITICAL", "UNKNOWN")[level]
+    text = clean(text).replace("|", "/")
+    if options.json:
+        print(json.dumps({"schema": 1, "status": word, "code": int(level), "output": text, "perfdata": perfdata}))
+    else:
+        print(f"CAPTCHAD {word} - {text}" + (f" | {perfdata}" if perfdata else ""))
+    return level
+
+
+def _numeric(seen: dict[str, Any], part: str, name: str) -> float:
+    """A number of the status; 0 when it is not there."""
+    value = (seen.get(part) or {}).get(name)
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,130 @@
+"""Writes the reference page and the example file from the schema.
+
+python -m captchad.config.reference            docs/captchad.toml.md
+python -m captchad.config.reference example    etc/captchad.toml
+"""
+
+__all__ = ["example", "main", "reference"]
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from captchad.config.load import MAX_BYTES
+from captchad.config.schema import REQUIRED, Key, Table, keys, tables
+
+_WIDTH = 100
+
+_INTRO = f"""\
+# captchad.toml
+
+The configuration of captchad, in [TOML](https://toml.io). Default place: `/etc/captchad/captchad.toml`.
+This page is made from the schema by `python -m captchad.config.reference`; an example with every key is
+`etc/captchad.toml`.
+
+**Files.** The main file is read first, then every `conf.d/*.toml` beside it, in the order of their names (dot-files are
+left out). Tables merge, key by key; a later file wins. Arrays replace: a drop-in with `[[provider]]` replaces *all*
+providers of the files before it, and `allowed_hosts` in a drop-in replaces the whole list. What is left after the merge
+is checked as one. Files are UTF-8 and at most {MAX_BYTES >> 20} MiB.
+
+**Check.** `captchad check` prints each fault on its own line, `FILE:LINE: KEY: what is wrong (hint)`, and exits with
+78; else it prints `OK` with the SHA-256 of the effective configuration and exits with 0. In place of a key stands
+`syntax` when the file is no TOML, and `file` when it cannot be read; line 0 means the file as a whole. An unknown key
+is a fault.
+
+**Numbers.** Every number of seconds may be an integer or a float. Keys that end in `_s` are seconds.
+
+**API keys** never stand in this file. Each provider names either a systemd credential (`api_key_credential`, a file in
+`$CREDENTIALS_DIRECTORY`) or a file (`api_key_file`): one line with the key alone. `unset` means that there is no key
+yet. Outside systemd `captchad check` cannot see credentials; it says so and checks the rest.
+
+**Reload.** `live`: a reload applies the new value. `restart`: a reload that changes such a key is refused as a whole;
+restart the service instead.
+
+**Last known good.** A configuration that has run for `daemon.probation_s` without faults of its own is saved as a
+generation (effective values, no keys). If the file is bad at a start or reload, the last good generation runs, and
+`captchactl status` says so.
+"""
+
+_EXAMPLE_INTRO = """\
+# Configuration of captchad: every key with its default. The reference is docs/captchad.toml.md.
+# After a change: captchad check, then systemctl reload captchad.
+#
+# Above each key: what it means; its unit, its range, its default, and when a change takes effect (live: by a reload;
+# restart: at the next start, and a reload is refused). Drop-ins conf.d/*.toml beside this file are merged over it:
+# tables merge, arrays replace (a [[provider]] in a drop-in replaces all providers here).
+"""
+
+
+def reference() -> str:
+    """The reference page, in Markdown."""
+    return "\n".join([_INTRO, *(_section(table) for table in tables())])
+
+
+def example() -> str:
+    """The example file: valid, every key with its default (or an example, where there is none)."""
+    return "\n".join([_EXAMPLE_INTRO, *(_example_table(table) for table in tables())])
+
+
+def _section(table: Table) -> str:
+    rows = [_row(key) for key in keys(table)]
+    head = ["| key | type | unit | range | default | reload | meaning |", "|---|---|---|---|---|---|---|"]
+    return "\n".join([f"## `{table.header}`", "", table.doc, "", *head, *rows, ""])
+
+
+def _row(key: Key) -> str:
+    spec = key.spec
+    cells = (
+        f"`{key.name}`",
+        spec.kind.word,
+        spec.unit,
+        spec.kind.range,
+        _default(key, "`"),
+        spec.reload.value,
+        spec.doc,
+    )
+    return f"| {' | '.join(cell or '-' for cell in cells)} |"
+
+
+def _default(key: Key, quote: str = "") -> str:
+    if key.default is REQUIRED:
+        return "required"
+    return "none" if key.default is None else f"{quote}{_toml(key.default)}{quote}"
+
+
+def _toml(value: object) -> str:
+    """A default or example as it is written in TOML."""
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def _example_table(table: Table) -> str:
+    return "\n".join([f"# {table.doc}", table.header, *(line for key in keys(table) for line in _example_key(key)), ""])
+
+
+def _example_key(key: Key) -> Iterable[str]:
+    yield from (f"# {line}" for line in textwrap.wrap(key.spec.doc, _WIDTH))
+    yield from (f"# {line}" for line in textwrap.wrap(_facts(key), _WIDTH))
+    value = key.spec.example if key.spec.example is not None else key.default
+    # A provider has one of its two sources of the key; the example shows the credential.
+    off = "# " if key.name == "api_key_file" else ""
+    yield f"{off}{key.name} = {_toml(value)}"
+
+
+def _facts(key: Key) -> str:
+    spec = key.spec
+    unit = f" {spec.unit}" if spec.unit else ""
+    return f"[{spec.kind.word}{unit}; {spec.kind.range}; default: {_default(key)}; {spec.reload.value}]"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the page, or the example file."""
+    sys.stdout.write(example() if list(arguments) == ["example"] else reference())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

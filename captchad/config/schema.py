@@ -1,0 +1,435 @@
+"""The configuration as a typed tree. The metadata of each field say kind, range, unit, and how a reload takes it.
+
+The loader, `captchad check`, the example file and the reference page are all made from these tables. A `Config` that
+comes from `captchad.config.build` is whole: ranges and the rules between keys have been checked.
+"""
+
+__all__ = [
+    "REQUIRED",
+    "Breaker",
+    "Config",
+    "Daemon",
+    "Degradation",
+    "Http",
+    "Key",
+    "Policy",
+    "Provider",
+    "Queue",
+    "Reload",
+    "Retry",
+    "Spec",
+    "Supervision",
+    "Table",
+    "keys",
+    "restart_needed",
+    "tables",
+    "to_dict",
+]
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from captchad.config.kinds import (
+    Address,
+    Bool,
+    Choice,
+    HostPattern,
+    Int,
+    Kind,
+    ListOf,
+    Number,
+    PathName,
+    Url,
+    Word,
+    split_listen,
+)
+
+#: In place of the default of a key that has none.
+REQUIRED = MISSING
+
+_DAY = 86400.0
+_TEN_YEARS = 3650 * _DAY
+
+
+class Reload(StrEnum):
+    """When a changed value takes effect."""
+
+    LIVE = "live"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What is known of one key besides its default."""
+
+    kind: Kind
+    doc: str
+    unit: str
+    reload: Reload
+    example: object  # a value for the example file; None: the default
+    missing: str  # the hint when a required key is missing
+
+
+def _key(
+    kind: Kind,
+    doc: str,
+    unit: str = "",
+    *,
+    reload: Reload = Reload.LIVE,
+    example: object = None,
+    missing: str = "",
+) -> Mapping[str, Spec]:
+    return {"spec": Spec(kind=kind, doc=doc, unit=unit, reload=reload, example=example, missing=missing)}
+
+
+def _seconds(low: float, high: float, doc: str) -> Mapping[str, Spec]:
+    return _key(Number(low, high), doc, "s")
+
+
+def _share(doc: str) -> Mapping[str, Spec]:
+    return _key(Number(0.0, 1.0), doc, "share")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Daemon:
+    """`[daemon]`"""
+
+    workers: int = field(default=4, metadata=_key(Int(1, 256), "Worker processes that are kept running.", "processes"))
+    min_workers: int = field(
+        default=2,
+        metadata=_key(
+            Int(1, 256),
+            "Workers that must beat before the service is ready; at most `workers`. When it is not given and `workers`"
+            " is 1, it is 1.",
+            "processes",
+        ),
+    )
+    probation_s: float = field(
+        default=300.0,
+        metadata=_seconds(
+            0, 7 * _DAY, "A new configuration must run so long without faults of its own to become good."
+        ),
+    )
+    log_level: str = field(
+        default="info",
+        metadata=_key(Choice(("debug", "info", "warning", "error")), "Least severity that is logged."),
+    )
+    state_dir: Path = field(
+        default=Path("/var/lib/captchad"),
+        metadata=_key(PathName(), "Journal, status file, backups.", reload=Reload.RESTART),
+    )
+    spool_dir: Path = field(
+        default=Path("/var/spool/captchad"),
+        metadata=_key(PathName(), "Task files come in here, results go out here.", reload=Reload.RESTART),
+    )
+    runtime_dir: Path = field(
+        default=Path("/run/captchad"), metadata=_key(PathName(), "Control socket.", reload=Reload.RESTART)
+    )
+    allow_weak_fs: bool = field(
+        default=False,
+        metadata=_key(
+            Bool(),
+            "Take a `state_dir` on a file system whose locks or syncs may be weak, like NFS or FUSE. Two daemons may"
+            " then write one journal, and a power cut may take what was promised.",
+            reload=Reload.RESTART,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervision:
+    """`[supervision]`"""
+
+    heartbeat_s: float = field(default=1.0, metadata=_seconds(0.01, 60, "Time between two heartbeats of a worker."))
+    boot_s: float = field(default=30.0, metadata=_seconds(0.1, 3600, "Longest time until a worker's first heartbeat."))
+    stall_s: float = field(
+        default=120.0,
+        metadata=_seconds(
+            0.05, _DAY, "A worker silent for so long is hung and replaced; more than three times `heartbeat_s`."
+        ),
+    )
+    drain_s: float = field(
+        default=30.0, metadata=_seconds(0, 3600, "Longest time that a stop waits for submits under way.")
+    )
+    restart_max_delay_s: float = field(
+        default=30.0, metadata=_seconds(0.01, 3600, "Cap of the growing delay before a worker is started again.")
+    )
+    max_tasks: int = field(
+        default=0, metadata=_key(Int(0, 10**9), "Replace a worker after so many tasks; 0: never.", "tasks")
+    )
+    max_private_mb: int = field(
+        default=0,
+        metadata=_key(Int(0, 1 << 20), "Replace a worker whose private memory exceeds this; 0: never.", "MiB"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """`[queue]`"""
+
+    backend: str = field(
+        default="journal",
+        metadata=_key(Choice(("journal",), later=("redis",)), "Where the queue lives.", reload=Reload.RESTART),
+    )
+    capacity: int = field(
+        default=100_000,
+        metadata=_key(Int(1, 10**7), "Unfinished tasks at most; files beyond that wait in the spool.", "tasks"),
+    )
+    result_ttl_s: float = field(
+        default=3600.0, metadata=_seconds(0.1, _TEN_YEARS, "A result file is removed after this time.")
+    )
+    id_ttl_s: float = field(
+        default=_DAY, metadata=_seconds(0, _TEN_YEARS, "How long the id of an ended task is remembered.")
+    )
+    dead_ttl_s: float = field(
+        default=30 * _DAY, metadata=_seconds(0.1, _TEN_YEARS, "How long a task stays in the dead-letter queue.")
+    )
+    max_redrives: int = field(
+        default=3, metadata=_key(Int(0, 1000), "New runs that one dead task may get at most.", "runs")
+    )
+    segment_mb: int = field(default=64, metadata=_key(Int(1, 4096), "Size of a journal segment.", "MiB"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """`[policy]`"""
+
+    allowed_hosts: tuple[str, ...] = field(
+        metadata=_key(
+            ListOf(HostPattern()),
+            "Page hosts that you are authorised to automate; other tasks are rejected. Compared in lower case.",
+            example=["example.com", "*.example.com"],
+            missing='list the hosts that you may automate, like ["example.com"], or choose ["*"]',
+        )
+    )
+
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_NAME_SAYS = "letters, digits, . _ -, the first a letter or digit, at most 64"
+_CREDENTIAL = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_CREDENTIAL_SAYS = "a plain file name: letters, digits, . _ -, at most 128"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """`[[provider]]`. Exactly one of `api_key_credential` and `api_key_file` is set."""
+
+    name: str = field(
+        metadata=_key(
+            Word(_NAME, _NAME_SAYS),
+            "Name in logs, metrics and results; each provider has its own.",
+            example="captchaai",
+            missing='a name of your choice, like "captchaai"',
+        )
+    )
+    url: str = field(
+        metadata=_key(
+            Url(),
+            "Address under which in.php and res.php lie.",
+            example="https://ocr.captchaai.com",
+            missing="the provider's address, https://HOST",
+        )
+    )
+    api_key_credential: str | None = field(
+        default=None,
+        metadata=_key(
+            Word(_CREDENTIAL, _CREDENTIAL_SAYS),
+            "File in `$CREDENTIALS_DIRECTORY` that holds the API key. This or `api_key_file`.",
+            example="captchaai.key",
+        ),
+    )
+    api_key_file: Path | None = field(
+        default=None,
+        metadata=_key(
+            PathName(),
+            "File that holds the API key. This or `api_key_credential`.",
+            example="/etc/captchad/credentials/captchaai.key",
+        ),
+    )
+    max_in_flight: int = field(
+        default=100, metadata=_key(Int(1, 100_000), "Captchas at this provider at one time.", "captchas")
+    )
+    priority: int = field(default=1, metadata=_key(Int(0, 1000), "The lower is preferred; equals share the load."))
+    first_poll_s: float = field(
+        default=0.0,
+        metadata=_seconds(0, 600, "Wait between submit and first poll; 0: by method, then learned."),
+    )
+    poll_s: float = field(default=5.0, metadata=_seconds(0.01, 600, "Time between two polls of one captcha."))
+    timeout_s: float = field(
+        default=180.0, metadata=_seconds(0.1, _DAY, "Longest time of one attempt, from submit to answer.")
+    )
+    submit_s: float = field(
+        default=30.0,
+        metadata=_seconds(0.1, 600, "One deadline over name, connection, TLS and body of a submit."),
+    )
+    pause_s: float = field(
+        default=60.0, metadata=_seconds(0, _DAY, "Pause after a permanent or budget error, before the next try.")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """`[retry]`"""
+
+    max_attempts: int = field(
+        default=3, metadata=_key(Int(1, 100), "Attempts of a task before it is dead.", "attempts")
+    )
+    base_delay_s: float = field(
+        default=5.0, metadata=_seconds(0, 3600, "First delay before another attempt; at most `max_delay_s`.")
+    )
+    max_delay_s: float = field(default=300.0, metadata=_seconds(0, _DAY, "Cap of the growing delay."))
+    on_unknown_submit: str = field(
+        default="resubmit",
+        metadata=_key(
+            Choice(("resubmit", "hold")),
+            "When nobody knows whether a submit was taken: submit again (may pay twice), or hold for an operator.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """`[breaker]`"""
+
+    failure_threshold: int = field(
+        default=5, metadata=_key(Int(1, 10**6), "Faults in a row that open a provider's breaker.", "faults")
+    )
+    reset_timeout_s: float = field(
+        default=60.0, metadata=_seconds(0.01, _DAY, "Time until an open breaker lets a trial call through.")
+    )
+    half_open_successes: int = field(
+        default=3, metadata=_key(Int(1, 1000), "Good trial calls that close it again.", "calls")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degradation:
+    """`[degradation]`"""
+
+    degraded_error_rate: float = field(
+        default=0.2, metadata=_share("Share of failed attempts from which the mode is degraded.")
+    )
+    emergency_error_rate: float = field(
+        default=0.5, metadata=_share("Share of failed attempts from which the mode is emergency.")
+    )
+    degraded_queue_ratio: float = field(
+        default=0.75, metadata=_share("Share of `queue.capacity` in use from which the mode is degraded.")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """`[http]`"""
+
+    listen: str = field(
+        default="127.0.0.1:8480",
+        metadata=_key(
+            Address(), 'Address of health, metrics and dashboard; "" turns HTTP off; port 0 takes a free one.'
+        ),
+    )
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host (without brackets) and port; None when HTTP is off."""
+        return split_listen(self.listen)
+
+
+def _table(name: str, cls: type, doc: str) -> Mapping[str, "Table"]:
+    return {"table": Table(name, cls, doc)}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the file. `[[provider]]` is the only array of tables."""
+
+    name: str
+    cls: type
+    doc: str
+
+    @property
+    def array(self) -> bool:
+        return self.cls is Provider
+
+    @property
+    def header(self) -> str:
+        return f"[[{self.name}]]" if self.array else f"[{self.name}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The merged effective configuration. Holds no secret, only names of the files that do."""
+
+    daemon: Daemon = field(metadata=_table("daemon", Daemon, "The process and its places."))
+    supervision: Supervision = field(metadata=_table("supervision", Supervision, "How workers are watched."))
+    queue: Queue = field(metadata=_table("queue", Queue, "The queue and how long things are kept."))
+    policy: Policy = field(metadata=_table("policy", Policy, "What may be automated."))
+    providers: tuple[Provider, ...] = field(
+        metadata=_table("provider", Provider, "A solving service; at least one. Written once for each provider.")
+    )
+    retry: Retry = field(metadata=_table("retry", Retry, "When a task is tried again."))
+    breaker: Breaker = field(metadata=_table("breaker", Breaker, "When a failing provider is left alone."))
+    degradation: Degradation = field(
+        metadata=_table("degradation", Degradation, "When the service says that it suffers.")
+    )
+    http: Http = field(metadata=_table("http", Http, "Health, metrics, dashboard, gateway."))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a table."""
+
+    name: str
+    spec: Spec
+    default: object  # REQUIRED when there is none; None when the key may be left out
+
+
+def tables() -> tuple[Table, ...]:
+    """All tables, in the order of the file."""
+    return tuple(each.metadata["table"] for each in fields(Config))
+
+
+def keys(table: Table) -> tuple[Key, ...]:
+    """The keys of `table`, in the order of the file."""
+    return tuple(Key(each.name, each.metadata["spec"], each.default) for each in fields(table.cls))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The tree as TOML has it: paths as strings, tuples as arrays, keys that are not set left out."""
+    out: dict[str, Any] = {}
+    for each in fields(Config):
+        value = getattr(config, each.name)
+        name = each.metadata["table"].name
+        out[name] = [_plain(item) for item in value] if isinstance(value, tuple) else _plain(value)
+    return out
+
+
+def _plain(table: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for each in fields(table):
+        match getattr(table, each.name):
+            case None:
+                continue
+            case Path() as path:
+                out[each.name] = str(path)
+            case tuple() as items:
+                out[each.name] = list(items)
+            case value:
+                out[each.name] = value
+    return out
+
+
+def restart_needed(running: Config, new: Config) -> tuple[str, ...]:
+    """The keys (`table.key`) that differ and that a reload cannot apply."""
+    out = []
+    for each in fields(Config):
+        table: Table = each.metadata["table"]
+        for key in keys(table):
+            if key.spec.reload is Reload.LIVE:
+                continue
+            old, now = (getattr(getattr(config, each.name), key.name) for config in (running, new))
+            if old != now:
+                out.append(f"{table.name}.{key.name}")
+    return tuple(out)

@@ -1,0 +1,1 @@
+"""The control socket: one JSON line in, one JSON line out."""

@@ -1,0 +1,628 @@
+"""Who does what: orders submits, hands captchas to workers, takes their outcomes to the queue.
+
+A record first, then its effect: a submit is piped after `submitting` is committed, an outcome is acknowledged and a
+captcha polled after its record is. Decisions come from `captchad.policy`; this is the one place that carries them out.
+"""
+
+__all__ = ["Dispatcher", "Lane", "ProviderSettings"]
+
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+
+from captchad.ipc.channel import Message
+from captchad.model.clock import Clock
+from captchad.model.codes import lookup
+from captchad.model.errors import JournalDamaged, JournalDown, TaskError
+from captchad.model.states import Category, State
+from captchad.model.task import form_fields, load_json, parse_task
+from captchad.policy import breaker as breakers
+from captchad.policy import routing
+from captchad.policy.breaker import Breaker, BreakerSettings
+from captchad.queue.queue import Queue
+from captchad.queue.task import Captcha, Task, WorkerKey
+from captchad.supervisor.crew import Worker
+from captchad.worker.main import SUBMIT_THREADS
+
+#: So many of the latest captchas make the error rate: an outage of yesterday says nothing of today.
+RECENT_ENDS = 200
+
+#: Orders a turn: a slice, so that a long queue does not hold up heartbeats.
+ORDERS_A_TURN = 128
+
+#: A captcha that outlived its time-out is polled so much more slowly, until it is so many time-outs old.
+LATE_POLL_FACTOR = 4.0
+LATE_LIFE_FACTOR = 5.0
+
+#: A captcha that was found in the journal is polled for so long at least, however old it is: it may be solved by now.
+RESUMED_S = 30.0
+
+#: A submit that a worker has not begun within this part of `stall_s` is given back: a worker that hung meanwhile
+#: must not begin it when it wakes up.
+LEASE_PART = 0.5
+
+#: Reasons of `not_sent` that say nothing about the provider.
+OUR_OWN = frozenset({"lease", "recall", "drain", "orphan", "pipe", "provider", "closed", "worker died", "never began"})
+
+#: The provider does not take the key.
+KEY_REFUSED = frozenset({"ERROR_WRONG_USER_KEY", "ERROR_KEY_DOES_NOT_EXIST"})
+
+#: Codes of a worker's own faults: no provider said them.
+NOT_THE_PROVIDERS = frozenset({"INTERNAL", "NO_PROVIDER"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """One `[[provider]]` with its key."""
+
+    name: str
+    url: str
+    key: str = field(repr=False)
+    max_in_flight: int
+    priority: int
+    first_poll_s: float
+    poll_s: float
+    timeout_s: float
+    submit_s: float
+    pause_s: float
+
+
+@dataclass(slots=True)
+class Lane:
+    """A provider and what is known of its health."""
+
+    settings: ProviderSettings
+    breaker: Breaker = field(default_factory=Breaker)
+    leaving: bool = False  # not in the configuration any more: polled out, given nothing new
+    replaced_good_key: bool = False  # the key before this one worked; this one has not yet
+    key_works: bool = False  # a submit was taken under it
+    solved: int = 0
+    failed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+
+@dataclass(slots=True)
+class _Load:
+    """What one worker has on its hands."""
+
+    worker: Worker
+    submits: dict[int, str] = field(default_factory=dict)  # n -> provider
+    begun: set[int] = field(default_factory=set)
+    executing: set[int] = field(default_factory=set)
+    polls: set[int] = field(default_factory=set)
+    ward_of: str | None = None  # the suspect that has this worker for itself
+
+
+class Dispatcher:
+    """Implements `captchad.supervisor.crew.Duties`."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        clock: Clock,
+        breaker_settings: BreakerSettings,
+        stall_s: float,
+        worker_config: Callable[[], Message],
+        forget_side_file: Callable[[WorkerKey], None],
+        key_refused: Callable[[str], None],
+        log: logging.Logger,
+    ) -> None:
+        self.queue = queue
+        self.lanes: dict[str, Lane] = {}
+        self.breaker_settings = breaker_settings
+        self.stall_s = stall_s
+        self.draining = False
+        self.recent_ends: deque[bool] = deque(maxlen=RECENT_ENDS)  # whether the latest captchas were solved
+        self.api_calls: dict[tuple[str, str, str], int] = {}  # (provider, operation, outcome)
+        self._clock = clock
+        self._worker_config = worker_config
+        self._forget_side_file = forget_side_file
+        self._key_refused = key_refused
+        self._log = log
+        self._loads: dict[WorkerKey, _Load] = {}
+        self._poller: dict[int, _Load] = {}  # captcha -> who polls it
+        self._unpolled: dict[int, None] = {}
+        self._assign_soon = False  # captchas wait for the next turn, not for an event
+        self._timeouts: list[tuple[float, int, bool]] = []  # when, attempt, whether it is late already
+        self._suspects: dict[str, None] = {}
+        self._recalled = False
+
+    # ---------------------------------------------------------------- providers
+
+    def set_providers(self, providers: Mapping[str, ProviderSettings]) -> None:
+        """Take a new configuration. A provider that is gone from it stays until its captchas are answered."""
+        for name, settings in providers.items():
+            lane = self.lanes.get(name)
+            if lane is None:
+                self.lanes[name] = Lane(settings)
+            else:
+                if lane.settings.key != settings.key or lane.settings.url != settings.url:
+                    lane.breaker = Breaker()  # what was known of the old key or address says nothing of the new
+                    lane.replaced_good_key = lane.key_works
+                    lane.key_works = False
+                lane.settings, lane.leaving = settings, False
+        for name, lane in list(self.lanes.items()):
+            if name not in providers:
+                lane.leaving = True
+        for load in self._loads.values():
+            load.worker.send(self._worker_config())
+
+    def keep_leaving(self, settings: ProviderSettings) -> None:
+        """Poll out what this provider has; it left the configuration before the start."""
+        self.lanes[settings.name] = Lane(settings, leaving=True)
+
+    def resume(self) -> None:
+        """After a start: poll every captcha that the journal knows, under its id."""
+        for captcha in self.queue.view.captchas.values():
+            self._unpolled[captcha.n] = None
+            self._adopt(captcha, at_least_s=RESUMED_S)
+
+    def _adopt(self, captcha: Captcha, *, at_least_s: float = 0.0) -> None:
+        lane = self.lanes.get(captcha.provider)
+        timeout_s = lane.settings.timeout_s if lane else 180.0
+        age_s = max(0.0, self.queue.now() - captcha.submitted_at)
+        life_s = timeout_s * (LATE_LIFE_FACTOR if captcha.late else 1.0)
+        left_s = max(min(at_least_s, timeout_s), life_s - age_s)
+        heapq.heappush(self._timeouts, (self._clock.monotonic() + left_s, captcha.n, captcha.late))
+
+    # ---------------------------------------------------------------- one turn
+
+    def turn(self) -> None:
+        """Everything that may be decided now, in bounded slices."""
+        self._close_polls()
+        self._time_out()
+        # Also when nothing is ordered: what is overdue and still delayed would wake us up for ever.
+        self.queue.view.ripen(self.queue.now())
+        if self.queue.down_reason or not self.queue.accepts_work:
+            self._recall()
+        elif not self.draining:
+            self._recalled = False
+            self._run_suspects()
+            self._order_submits()
+        self._assign_polls()
+        for name in [lane.name for lane in self.lanes.values() if lane.leaving]:
+            if not self.queue.view.in_flight.get(name):
+                del self.lanes[name]  # its last captcha is answered
+
+    def wait_s(self) -> float | None:
+        """Seconds until something here becomes due; None when nothing will by itself."""
+        if self._assign_soon and any(load.worker.usable and load.ward_of is None for load in self._loads.values()):
+            return 0.0
+        now = self._clock.monotonic()
+        times = [self._timeouts[0][0] - now] if self._timeouts else []
+        due_at = self.queue.view.next_due()
+        if due_at is not None:
+            times.append(due_at - self.queue.now())
+        if self.queue.view.lines["ready"]:
+            times += [
+                lane.breaker.open_until - now
+                for lane in self.lanes.values()
+                if lane.breaker.tripped and lane.breaker.open_until > now
+            ]
+        return max(0.0, min(times)) if times else None
+
+    def _order_submits(self) -> None:
+        for _ in range(ORDERS_A_TURN):
+            task = self.queue.view.peek_ready(self._suspects)
+            if task is None:
+                return
+            load = self._freest()
+            if load is None:
+                return
+            provider = self._choose_provider()
+            if provider is None:
+                return
+            if not self._order(task, provider, load):
+                return
+
+    def _choose_provider(self) -> str | None:
+        now = self._clock.monotonic()
+        return routing.choose(
+            routing.Lane(
+                lane.name,
+                lane.settings.priority,
+                self.queue.view.in_flight.get(lane.name, 0),
+                lane.settings.max_in_flight,
+                self._room(lane, now),
+            )
+            for lane in self.lanes.values()
+            if not lane.leaving
+        )
+
+    def _room(self, lane: Lane, now: float) -> int:
+        probing = sum(list(load.submits.values()).count(lane.name) for load in self._loads.values())
+        allowed = breakers.allowance(lane.breaker, now, probing)
+        return lane.settings.max_in_flight if allowed is None else allowed
+
+    def _freest(self) -> _Load | None:
+        free = [
+            load
+            for load in self._loads.values()
+            if load.worker.usable and load.ward_of is None and len(load.submits) < SUBMIT_THREADS
+        ]
+        return min(free, key=lambda load: (len(load.submits), len(load.polls)), default=None)
+
+    def _order(self, task: Task, provider: str, load: _Load) -> bool:
+        """Order a submit. False when the task cannot be read at this moment: it keeps its place."""
+        try:
+            fields = form_fields(parse_task(load_json(self.queue.payload(task))))
+        except (JournalDamaged, TaskError) as error:
+            self._log.error(f"task {task.id}: its record cannot be read: {error}")
+            self.queue.bury_damaged(task, str(error))
+            return True
+        except JournalDown as error:
+            self._log.error(f"task {task.id}: its record cannot be read now: {error}")
+            return False
+        n = self.queue.order(task, provider, load.worker.key)
+        load.submits[n] = provider
+        message = {"m": "submit", "n": n, "provider": provider, "fields": fields, "lease_s": self.stall_s * LEASE_PART}
+        self.queue.after_commit(lambda: self._send_submit(load, n, message))
+        return True
+
+    def _send_submit(self, load: _Load, n: int, message: Message) -> None:
+        if n in load.submits and load.worker.usable:
+            load.worker.send(message)
+        elif load.submits.pop(n, None) is not None:
+            self.queue.not_sent(n, "never began", backoff=False)
+
+    # ---------------------------------------------------------------- polls
+
+    def _assign_polls(self) -> None:
+        self._assign_soon = False
+        if not self._unpolled:
+            return
+        loads = [load for load in self._loads.values() if load.worker.usable and load.ward_of is None]
+        if not loads:
+            return
+        before = len(self._unpolled)
+        for n in list(islice(self._unpolled, ORDERS_A_TURN)):
+            captcha = self.queue.view.captchas.get(n)
+            if captcha is None:
+                del self._unpolled[n]
+            elif captcha.task_id in self._suspects or captcha.provider not in self.lanes:
+                # A suspect waits for a worker of its own; it goes to the end of the line.
+                del self._unpolled[n]
+                self._unpolled[n] = None
+            else:
+                self._poll_at(min(loads, key=lambda load: len(load.polls)), captcha)
+        self._assign_soon = 0 < len(self._unpolled) < before
+
+    def _poll_at(self, load: _Load, captcha: Captcha, *, at_once: bool = False) -> None:
+        self._unpolled.pop(captcha.n, None)
+        self._poller[captcha.n] = load
+        load.polls.add(captcha.n)
+        load.worker.send(self._poll_message(captcha, at_once=at_once))
+
+    def _poll_message(self, captcha: Captcha, *, at_once: bool = False) -> Message:
+        settings = self.lanes[captcha.provider].settings
+        task = self.queue.view.tasks[captcha.task_id]
+        first_s = routing.first_poll_s(task.method, settings.first_poll_s)
+        due_s = max(0.0, captcha.submitted_at + first_s - self.queue.now())
+        return {
+            "m": "poll",
+            "n": captcha.n,
+            "provider": captcha.provider,
+            "cid": captcha.cid,
+            "first_in_s": 0.0 if at_once else due_s,
+            "every_s": settings.poll_s * (LATE_POLL_FACTOR if captcha.late else 1.0),
+        }
+
+    def _close_polls(self) -> None:
+        """Captchas that the view has closed need no more polls."""
+        closed, self.queue.view.closed = self.queue.view.closed, []
+        for n in closed:
+            self._unpolled.pop(n, None)
+            load = self._poller.pop(n, None)
+            if load is not None:
+                load.polls.discard(n)
+                load.executing.discard(n)  # after a `drop` the worker says nothing more about it
+                # The worker forgets its answer then: not before that is on disk.
+                self.queue.after_commit(partial(load.worker.send, {"m": "drop", "n": n}))
+
+    def _take_polls_from(self, load: _Load, *, tell: bool) -> None:
+        for n in load.polls:
+            self._poller.pop(n, None)
+            self._unpolled[n] = None
+            if tell:
+                load.executing.discard(n)
+                load.worker.send({"m": "drop", "n": n})
+        load.polls.clear()
+
+    def _time_out(self) -> None:
+        now = self._clock.monotonic()
+        while self._timeouts and self._timeouts[0][0] <= now:
+            _, n, late = heapq.heappop(self._timeouts)
+            captcha = self.queue.view.captchas.get(n)
+            if captcha is None or captcha.late != late:
+                continue
+            if captcha.late:
+                self.queue.give_up_late(captcha)
+                continue
+            self.queue.timed_out(captcha)
+            self._note(captcha.provider, "poll", "timeout")
+            self.recent_ends.append(False)
+            if n in self.queue.view.captchas:
+                self._slow_down(captcha)
+
+    def _slow_down(self, captcha: Captcha) -> None:
+        lane = self.lanes.get(captcha.provider)
+        if lane is None:
+            return
+        life_s = lane.settings.timeout_s * (LATE_LIFE_FACTOR - 1.0)
+        heapq.heappush(self._timeouts, (self._clock.monotonic() + life_s, captcha.n, captcha.late))
+        load = self._poller.get(captcha.n)
+        if load is not None:
+            load.worker.send(self._poll_message(captcha))
+
+    # ---------------------------------------------------------------- suspects
+
+    def _run_suspects(self) -> None:
+        """Each suspect runs in a worker of its own; the captchas there move to the others meanwhile."""
+        if not self._suspects:
+            return
+        for load in self._loads.values():
+            if load.ward_of is not None and load.ward_of not in self._suspects:
+                load.ward_of = None
+        usable = [load for load in self._loads.values() if load.worker.usable]
+        wards = sum(load.ward_of is not None for load in usable)
+        for task_id in list(self._suspects):
+            task = self.queue.view.tasks.get(task_id)
+            if task is None or task.state.ended:
+                self._clear(task_id)
+                continue
+            ward = next((load for load in usable if load.ward_of == task_id), None)
+            if ward is not None and not self._is_at(ward, task_id) and not self._runnable(task):
+                ward.ward_of = None  # it may take long until it can run; the others need the worker
+                wards -= 1
+                continue
+            if ward is None and wards < max(1, len(usable) // 2) and self._runnable(task):
+                ward = min((load for load in usable if load.ward_of is None), key=_weight, default=None)
+                if ward is not None:
+                    ward.ward_of = task_id
+                    wards += 1
+                    self._take_polls_from(ward, tell=True)
+            if ward is not None and not ward.executing and not ward.submits and not ward.polls:
+                self._run_alone(task, ward)
+
+    def _runnable(self, task: Task) -> bool:
+        if task.state is State.SUBMITTED:
+            captcha = self.queue.view.captchas.get(task.n)
+            return task.n in self._unpolled and captcha is not None and captcha.provider in self.lanes
+        return task.state is State.PENDING and task.where == "ready" and self._choose_provider() is not None
+
+    def _is_at(self, load: _Load, task_id: str) -> bool:
+        return any(self._task_id(n) == task_id for n in (*load.submits, *load.polls))
+
+    def _run_alone(self, task: Task, ward: _Load) -> None:
+        captcha = self.queue.view.captchas.get(task.n)
+        if task.state is State.SUBMITTED and captcha is not None and captcha.provider in self.lanes:
+            self._poll_at(ward, captcha, at_once=True)
+        elif task.state is State.PENDING and task.where == "ready":
+            provider = self._choose_provider()
+            if provider is not None:
+                self._order(task, provider, ward)
+
+    def _clear(self, task_id: str) -> None:
+        """The suspect has come through: it goes back among the others."""
+        self._suspects.pop(task_id, None)
+        for load in self._loads.values():
+            if load.ward_of == task_id:
+                load.ward_of = None
+
+    def _cleared_if_alone(self, load: _Load, n: int) -> None:
+        if load.ward_of is not None and load.ward_of == self._task_id(n):
+            self._clear(load.ward_of)
+
+    def _task_id(self, n: int) -> str | None:
+        view = self.queue.view
+        known = view.attempts.get(n) or view.captchas.get(n)
+        return known.task_id if known else None
+
+    # ---------------------------------------------------------------- what workers say (Duties)
+
+    def on_ready(self, worker: Worker) -> None:
+        self._loads[worker.key] = _Load(worker)
+        worker.send(self._worker_config())
+
+    def on_message(self, worker: Worker, message: Message) -> None:
+        load = self._loads.get(worker.key)
+        if load is None:
+            return
+        n = message.get("n", 0)
+        match message["m"]:
+            case "begin" if n in load.submits:
+                load.begun.add(n)
+                load.executing.add(n)
+            case "exec":
+                # One that crossed a `drop` on the pipes is not followed by a `done`: it would count for ever.
+                if n in load.polls:
+                    load.executing.add(n)
+            case "done":
+                load.executing.discard(n)
+                self._cleared_if_alone(load, n)
+            case "fault":
+                self._provider_fault(message["provider"], message["op"], message["code"], Category(message["category"]))
+            case "ok":
+                self._note(message["provider"], "poll", "ok")
+                self._poll_answered(message["provider"])
+            case "out":
+                load.executing.discard(n)
+                self._cleared_if_alone(load, n)
+                self.outcome(n, message, load)
+                self.queue.after_commit(lambda: worker.send({"m": "ack", "n": n}))
+
+    def outcome(self, n: int, message: Message, load: _Load | None = None) -> None:
+        """Take one outcome, from a pipe or from a side file (`load` is None then), to the queue."""
+        provider = self._provider_of(n)
+        match message["o"]:
+            case "submitted":
+                self._submitted(n, message["cid"], provider, load)
+            case "refused":
+                category = Category(message["category"])
+                outage = self._outage(provider)
+                self._provider_fault(provider, "submit", message["code"], category)
+                self.queue.refused(n, message["code"], category, message.get("text", ""), outage=outage)
+            case "not_sent":
+                self._not_sent(n, provider, message.get("reason", ""))
+            case "unknown":
+                self._provider_fault(provider, "submit", "UNPARSEABLE", Category.TRANSIENT)
+                self.queue.unknown(n, message.get("reason", ""), by_crash=False)
+            case "solved":
+                self._ended_at(provider, "solved")
+                self.queue.solved(n, {key: message.get(key) for key in ("token", "answer", "extra")})
+            case "failed":
+                self._ended_at(provider, "failed")
+                self._note(provider, "poll", message["code"])
+                self.queue.failed(n, message["code"], Category(message["category"]), message.get("text", ""))
+            case unknown:
+                raise ValueError(f"an outcome of an unknown kind: {unknown!r}")
+        if load is not None:
+            load.submits.pop(n, None)
+            load.begun.discard(n)
+
+    def _submitted(self, n: int, cid: str, provider: str, load: _Load | None) -> None:
+        known = n in self.queue.view.captchas
+        self.queue.submitted(n, cid)
+        self._note(provider, "submit", "ok")
+        lane = self.lanes.get(provider)
+        if lane is not None:
+            lane.key_works = True
+            lane.replaced_good_key = False
+            before, now = lane.breaker, self._clock.monotonic()
+            lane.breaker = breakers.on_success(before, now, self.breaker_settings)
+            if before.tripped and not lane.breaker.tripped:
+                self._log.warning(f"provider {provider}: closed again after {before.reason}")
+        captcha = self.queue.view.captchas.get(n)
+        if captcha is None or known:
+            return  # its task has ended meanwhile: recorded and counted, not polled; or it is said for the second time
+        self._adopt(captcha)
+        self.queue.after_commit(lambda: self._begin_polls(load, n))
+
+    def _begin_polls(self, load: _Load | None, n: int) -> None:
+        """Its id is on disk: the worker that submitted it polls it, if it can."""
+        captcha = self.queue.view.captchas.get(n)
+        if captcha is None or n in self._poller:
+            return
+        fit = load is not None and load.worker.usable and load.ward_of is None
+        if load is not None and fit and captcha.task_id not in self._suspects:
+            self._poll_at(load, captcha)
+        else:
+            self._unpolled[n] = None
+            self._assign_soon = True
+
+    def _not_sent(self, n: int, provider: str, reason: str) -> None:
+        ours = reason in OUR_OWN or reason.startswith("exception: ")
+        if not ours:
+            self._provider_fault(provider, "submit", "NETWORK", Category.TRANSIENT)
+        # An exception is ours, too, but may come again at once and for ever.
+        self.queue.not_sent(n, reason, backoff=not ours or reason.startswith("exception: "))
+
+    def on_retire(self, worker: Worker) -> None:
+        load = self._loads.get(worker.key)
+        if load is not None:
+            self._take_polls_from(load, tell=True)
+
+    def on_death(self, worker: Worker, reason: str) -> None:
+        load = self._loads.pop(worker.key, None)
+        if load is not None:
+            executing = list(load.executing) if reason != "exit" else []
+            suspects = [(n, task_id) for n in executing if (task_id := self._task_id(n)) is not None]
+            attempts = self.queue.view.attempts.values()
+            for n in [attempt.n for attempt in attempts if attempt.worker == worker.key]:
+                if n in load.begun:
+                    self.queue.unknown(n, "its worker died", by_crash=True)
+                else:
+                    self.queue.not_sent(n, "worker died", backoff=False)
+            for _, task_id in suspects:
+                self._suspect(task_id, alone=load.ward_of == task_id, stall=reason == "stall")
+            self._take_polls_from(load, tell=False)
+        self.queue.after_commit(lambda: self._forget_side_file(worker.key))
+
+    def _suspect(self, task_id: str, *, alone: bool, stall: bool) -> None:
+        self._suspects[task_id] = None
+        self.queue.crashed(task_id, alone=alone, stall=stall)
+
+    # ---------------------------------------------------------------- provider health
+
+    def _provider_of(self, n: int) -> str:
+        view = self.queue.view
+        known = view.attempts.get(n) or view.captchas.get(n)
+        return known.provider if known else ""
+
+    def _outage(self, provider: str) -> bool:
+        lane = self.lanes.get(provider)
+        return lane is not None and lane.breaker.tripped
+
+    def _provider_fault(self, provider: str, operation: str, code: str, category: Category) -> None:
+        """Feed the breaker. A task-specific code is no fault of the provider's."""
+        self._note(provider, operation, code)
+        lane = self.lanes.get(provider)
+        if lane is None or category is Category.TASK or code in NOT_THE_PROVIDERS:
+            return
+        now = self._clock.monotonic()
+        before = breakers.state_word(lane.breaker, now)
+        known = lookup(code)
+        if known.suspends:
+            # Calls during a suspension prolong it: its own time counts, however short the configured pause.
+            lane.breaker = breakers.on_pause(now, known.pause_s or lane.settings.pause_s, code)
+        elif category in (Category.PERMANENT, Category.BUDGET):
+            lane.breaker = breakers.on_pause(now, lane.settings.pause_s, code)
+            if code in KEY_REFUSED and lane.replaced_good_key:
+                self._key_refused(f"provider {provider} refuses the new key ({code})")
+        else:
+            lane.breaker = breakers.on_fault(lane.breaker, now, code, self.breaker_settings)
+        after = breakers.state_word(lane.breaker, now)
+        if before != after:
+            wait_s = lane.breaker.open_until - now
+            self._log.warning(f"provider {provider}: {before} -> {after} after {code}; next try in {wait_s:.1f} s")
+
+    def _poll_answered(self, provider: str) -> None:
+        lane = self.lanes.get(provider)
+        if lane is not None and not lane.breaker.tripped:
+            lane.breaker = breakers.on_success(lane.breaker, self._clock.monotonic(), self.breaker_settings)
+
+    def _ended_at(self, provider: str, outcome: str) -> None:
+        self.recent_ends.append(outcome == "solved")
+        lane = self.lanes.get(provider)
+        if lane is None:
+            return
+        if outcome == "solved":
+            lane.solved += 1
+        else:
+            lane.failed += 1
+        self._note(provider, "poll", outcome)
+        self._poll_answered(provider)
+
+    def _note(self, provider: str, operation: str, outcome: str) -> None:
+        key = (provider, operation, outcome)
+        self.api_calls[key] = self.api_calls.get(key, 0) + 1
+
+    # ---------------------------------------------------------------- stopping work
+
+    def _recall(self) -> None:
+        """The journal takes nothing more: what has not begun comes back."""
+        if not self._recalled:
+            self._recalled = True
+            for load in self._loads.values():
+                load.worker.send({"m": "recall"})
+
+    @property
+    def suspects_wait(self) -> bool:
+        """Whether a suspect could run now if a worker were free of others."""
+        tasks = (self.queue.view.tasks.get(task_id) for task_id in self._suspects)
+        return any(task is not None and self._runnable(task) for task in tasks)
+
+    def polls_of(self, worker: Worker) -> int:
+        load = self._loads.get(worker.key)
+        return len(load.polls) + len(load.submits) if load else 0
+
+
+def _weight(load: _Load) -> int:
+    return len(load.submits) + len(load.polls)

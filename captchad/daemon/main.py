@@ -1,0 +1,66 @@
+"""`captchad run`: from a configuration file to an exit code (sysexits)."""
+
+__all__ = ["EX_CONFIG", "EX_SOFTWARE", "EX_TEMPFAIL", "EX_UNAVAILABLE", "run"]
+
+import faulthandler
+import gc
+import logging
+import os
+import random
+import resource
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from captchad import __version__
+from captchad.daemon.configuration import Configuration
+from captchad.daemon.log import start_logging
+from captchad.daemon.parent import Parent
+from captchad.model.clock import SystemClock
+from captchad.model.errors import CaptchadError, ConfigError, NeedsOperator, TryLater
+from captchad.notify import Notify
+
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_TEMPFAIL = 75
+EX_CONFIG = 78
+
+_log = logging.getLogger("captchad")
+
+
+def run(config_path: Path, environ: MutableMapping[str, str]) -> int:
+    """Run the daemon in the foreground until SIGTERM. Returns the exit code."""
+    faulthandler.enable()  # the watchdog's SIGABRT leaves every thread's stack in the log
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold keys and tokens; workers inherit this
+    clock = SystemClock()
+    notify = Notify(environ, clock, os.getpid())
+    notify.clear_for_children()
+    start_logging(environ)
+    configuration = Configuration(config_path, environ)
+    try:
+        configuration.load_at_start()
+        start_logging(environ, configuration.config.daemon.log_level)
+        return _live(configuration, notify, clock)
+    except ConfigError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"{problem}\n")
+        return EX_CONFIG
+    except CaptchadError as error:
+        _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
+        return EX_TEMPFAIL if isinstance(error, TryLater) else EX_CONFIG if isinstance(error, NeedsOperator) else 1
+    except OSError as error:
+        _log.error("cannot start: %s", error)
+        return EX_UNAVAILABLE
+
+
+def _live(configuration: Configuration, notify: Notify, clock: SystemClock) -> int:
+    _log.info("captchad %s starts, pid %d", __version__, os.getpid())
+    parent = Parent(configuration, notify, clock, random.Random(), _log)
+    parent.open()
+    # What is alive now is shared with the workers for life: the collector must not touch it, or every page is copied.
+    gc.collect()
+    gc.freeze()
+    parent.start()
+    code = parent.run()
+    parent.close()
+    return code

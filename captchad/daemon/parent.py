@@ -1,0 +1,585 @@
+"""The parent: one thread, one loop. It owns the journal, the only view of the queue, and the workers.
+
+A turn: wait once; run what the descriptors and timers bring; decide; commit; then the effects. Every duty is a bounded
+slice. The watchdog ping is earned: it is sent only if this loop turned, every worker's heartbeat is fresh or already
+being dealt with (the crew's tick saw to that in the same turn), and the journal took a write since the last ping or
+stands in its declared down state with the retry timer running.
+"""
+
+__all__ = ["Parent"]
+
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from captchad.config.schema import Config
+from captchad.control.server import ControlServer
+from captchad.daemon import settings as pick
+from captchad.daemon.configuration import Configuration, ReloadOutcome
+from captchad.daemon.dispatch import Dispatcher
+from captchad.daemon.intake import QueueSink
+from captchad.daemon.orphans import Orphans
+from captchad.daemon.publish import Publisher
+from captchad.daemon.space import low_space
+from captchad.daemon.status import Reporter, write_status_file
+from captchad.daemon.verbs import Verbs
+from captchad.ipc.channel import Message
+from captchad.ipc.loop import Loop, next_beat
+from captchad.journal.sidefile import remove_side_files, side_files
+from captchad.journal.store import Journal
+from captchad.model.clock import Clock
+from captchad.model.errors import JournalDown
+from captchad.model.states import State
+from captchad.monitor.serve import serve
+from captchad.notify import Notify
+from captchad.queue.queue import Queue
+from captchad.queue.task import WorkerKey
+from captchad.queue.upkeep import hold_doubtful
+from captchad.spool.dirs import SpoolDirs
+from captchad.spool.intake import Intake
+from captchad.spool.results import Results
+from captchad.supervisor.crew import Crew
+from captchad.supervisor.process import Child, fork_child, reap, send_signal
+from captchad.worker import main as worker_main
+
+#: The snapshot, the judge and expiry share one timer, shortly after all workers have beaten.
+AFTER_BEATS_S = 0.02
+JOURNAL_RETRY_S = 1.0
+MONITOR_RESTART_S = 5.0
+#: Damaged places that a start names one by one.
+DAMAGE_SAID = 10
+#: Time asked of systemd for the replay of a segment: some, and what a slow disk and a slow machine need.
+EXTEND_S = 30.0
+REPLAYED_A_SECOND = 4 << 20
+#: Below the age at which the monitor calls a snapshot stale (5 s), with room for a slow turn.
+MONITOR_IDLE_S = 2.5
+FORGET_A_TURN = 50
+
+
+class Parent:
+    """Puts the parts together; `run` turns the loop until the drain is over."""
+
+    def __init__(
+        self, configuration: Configuration, notify: Notify, clock: Clock, rng: random.Random, log: logging.Logger
+    ) -> None:
+        self.configuration = configuration
+        self.clock = clock
+        self.notify = notify
+        self.log = log
+        self.state = "starting"
+        self.started_at = clock.monotonic()
+        self._rng = rng
+        self._signals: list[int] = []
+        self._announced_down = ""
+        self._status_file_failed = False
+        self._next_watchdog = 0.0
+        self._commits_at_ping = 0
+        self._drain_until = 0.0
+        self._monitor: Child | None = None
+        self._rejections_said: Counter[str] = Counter()
+        self._said_all: list[Path] = []  # side files that have nothing more to say
+        self._listener: socket.socket | None = None
+        self._listening: tuple[str, int] | None = None
+        self._monitor_restart_at: float | None = None
+        self._last_status = ""
+        self._informed: tuple[object, ...] = ()
+        self._informed_at = 0.0
+
+    # ---------------------------------------------------------------- start
+
+    def open(self) -> None:
+        """Take the lock, replay, make the parts. Raises CaptchadError; nothing has been forked yet."""
+        config = self.configuration.config
+        self.loop = Loop(self.clock)
+        self._catch_signals()
+        self.journal = Journal.open(
+            config.daemon.state_dir / "journal",
+            segment_bytes=config.queue.segment_mb << 20,
+            clock=self.clock,
+            allow_weak_fs=config.daemon.allow_weak_fs,
+        )
+        self.queue = Queue(self.journal, pick.queue_settings(config), self.clock, self._rng)
+        count = self.queue.replay(self._replay_progress, from_index=True)
+        self.log.info(f"journal: {count} records, {self.queue.view.unfinished} unfinished tasks")
+        self._make_parts(config)
+        self.reporter = Reporter(self)
+        self.verbs = Verbs(self)
+        config.daemon.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.control = ControlServer(
+            config.daemon.runtime_dir / "control.sock", self.loop, self.verbs.handle, clock=self.clock
+        )
+        self.control.start()
+
+    def _replay_progress(self, done: int, ahead: int) -> None:
+        self.notify.extend_timeout(EXTEND_S + ahead / REPLAYED_A_SECOND)
+        self.notify.status(f"replaying the journal: {done >> 20} MB")
+
+    def _make_parts(self, config: Config) -> None:
+        dirs = SpoolDirs(config.daemon.spool_dir)
+        dirs.make()
+        self.results = Results(dirs, self.clock)
+        self.publisher = Publisher(self.queue, self.results, self.clock, self.log)
+        self.dispatcher = Dispatcher(
+            self.queue,
+            self.clock,
+            pick.breaker_settings(config),
+            config.supervision.stall_s,
+            self._worker_config,
+            self._forget_side_file,
+            self.configuration.own_fault,
+            self.log,
+        )
+        self.crew = Crew(
+            pick.crew_settings(config),
+            self.loop,
+            self.clock,
+            self._rng,
+            self.dispatcher,
+            self._worker_body,
+            self.log,
+        )
+        self.orphans = Orphans(self.journal_dir, self.queue, self.dispatcher.outcome, self._remove_side_file, self.log)
+        self.intake = Intake(dirs, QueueSink(self.queue), self.clock, config.policy.allowed_hosts)
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.configuration.config.daemon.state_dir / "journal"
+
+    def start(self) -> None:
+        """Commit the epoch, settle what the last life left, fork the workers, open the doors."""
+        # A start on a full disk cannot write its epoch, but its workers may have left files under it.
+        used = [side.epoch for side in side_files(self.journal_dir)]
+        epoch = max([self.queue.view.epoch, *used]) + 1
+        self.queue.stage("epoch", {"epoch": epoch, "pid": os.getpid(), "t": self.clock.time()})
+        self.queue.commit()
+        self._note_journal()
+        self.dispatcher.set_providers(pick.provider_settings(self.configuration.config, self.configuration.keys))
+        self._keep_leaving_providers()
+        self.dispatcher.resume()
+        self.publisher.resume()
+        self._hold_doubtful()
+        self.orphans.start(epoch, max(provider.submit_s for provider in self.configuration.config.providers))
+        self.queue.settle_all_followers()
+        self.queue.commit()
+        self._look_at_space()
+        self.crew.start(epoch)
+        self._open_monitor()
+        self.intake.start()
+        fd = self.intake.fileno()
+        if fd is not None:
+            self.loop.watch(fd, readable=self.intake.on_readable)
+        self._set_tick()
+
+    def _hold_doubtful(self) -> None:
+        """Say what is damaged. Who may have been paid for in a record that is lost does not run by itself."""
+        holes = self.journal.holes
+        for hole in holes[:DAMAGE_SAID]:
+            self.log.warning(
+                f"journal: {hole.length} bytes at {hole.segment:08d}:{hole.offset:010d} are damaged: {hole.reason};"
+                f" a copy is in {self.journal_dir / 'quarantine'}"
+            )
+        held = hold_doubtful(self.queue, self.journal_dir)
+        if holes:
+            self.log.warning(
+                f"journal: {len(holes)} damaged places, {held} tasks held: stop captchad and run `captchactl journal"
+                " repair --dry-run`, which names the tasks that are lost"
+            )
+
+    def _keep_leaving_providers(self) -> None:
+        """Providers that left the configuration with captchas in flight: as the last generation that had them says."""
+        for name in sorted({captcha.provider for captcha in self.queue.view.captchas.values()}):
+            if name in self.dispatcher.lanes:
+                continue
+            earlier = self.configuration.earlier_provider(name)
+            if earlier is None:
+                self.log.warning(
+                    f"provider {name} is in no known configuration: its captchas in flight cannot be polled"
+                )
+            else:
+                self.dispatcher.keep_leaving(pick.provider_settings(*earlier)[name])
+
+    def _catch_signals(self) -> None:
+        """Handlers only note the number; the wake-up pipe turns the loop."""
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        self._wakeup = (reader, writer)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: self._signals.append(number))
+        self.loop.watch(reader.fileno(), readable=self._on_wakeup)
+
+    def _on_wakeup(self) -> None:
+        self._wakeup[0].recv(4096)
+        numbers, self._signals = self._signals, []
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self.reload()
+            else:
+                self.drain(signal.Signals(number).name)
+
+    # ---------------------------------------------------------------- workers
+
+    def _worker_body(self, channel_fd: int, slot: int, number: int) -> int:
+        """Runs in the forked worker."""
+        signal.set_wakeup_fd(-1)
+        return worker_main.run(
+            channel_fd, self.journal_dir, self.crew.epoch, number, slot, self.clock, stack_fd=sys.stderr.fileno()
+        )
+
+    def _worker_config(self) -> Message:
+        return {
+            "m": "config",
+            "heartbeat_s": self.configuration.config.supervision.heartbeat_s,
+            "providers": {
+                lane.name: {
+                    "url": lane.settings.url,
+                    "key": lane.settings.key,
+                    "submit_s": lane.settings.submit_s,
+                    "poll_timeout_s": lane.settings.submit_s,
+                }
+                for lane in self.dispatcher.lanes.values()
+            },
+        }
+
+    def _forget_side_file(self, key: WorkerKey) -> None:
+        self._remove_side_file(self.journal_dir / "workers" / f"{key[0]}-{key[1]}.jsonl")
+
+    def _remove_side_file(self, path: Path) -> None:
+        """It has said all. It goes with the next tick: a sync now would hold up the boot of its successor."""
+        self._said_all.append(path)
+
+    def _remove_side_files(self) -> None:
+        """Those that cannot be removed now are read again at the next start: no harm."""
+        paths, self._said_all = self._said_all, []
+        try:
+            remove_side_files(paths)
+        except JournalDown as error:
+            self.log.warning(str(error))
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self) -> int:
+        """Turn until drained; the exit code."""
+        while self.state != "stopped":
+            self.turn()
+        return 0
+
+    def turn(self) -> None:
+        """One wait, one decision, one commit."""
+        beats = self.crew.beats_read
+        ran = self.loop.turn(self._wait_s())
+        if 0 < ran == self.crew.beats_read - beats:
+            return  # heartbeats change nothing that is decided here; an idle daemon has little else
+        if self.state in ("starting", "running"):
+            self._take_tasks()
+        self.dispatcher.turn()
+        self.publisher.turn()
+        self.queue.load_some()
+        if not self.queue.down_reason:
+            # Not in the tick: the more is written, the more must be forgotten and cleaned.
+            self.queue.forget(FORGET_A_TURN)
+            self.queue.clean()
+        self.queue.commit()
+        self.journal.prepare()
+        self._note_journal()
+        self.crew.flush()
+        if self.state == "starting":
+            self._ready_if_able()
+        elif self.state == "draining":
+            self._stop_if_drained()
+
+    def _wait_s(self) -> float | None:
+        if self.queue.busy or self.publisher.busy or self.queue.loading:
+            return 0.0
+        waits = [self.dispatcher.wait_s(), self.publisher.wait_s()]
+        due = self.intake.due()
+        if due is not None and self.state != "draining" and self.queue.takes_tasks:
+            waits.append(max(0.0, due - self.clock.monotonic()))
+        if self.crew.unsent:
+            waits.append(0.02)
+        if self.dispatcher.suspects_wait:
+            waits.append(0.05)
+        known = [wait for wait in waits if wait is not None]
+        return min(known) if known else None
+
+    def _take_tasks(self) -> None:
+        due = self.intake.due()
+        if due is None or due > self.clock.monotonic() or not self.queue.takes_tasks:
+            return
+        self.intake.step(self.queue.settings.capacity - self.queue.view.unfinished)
+
+    @property
+    def _tick_s(self) -> float:
+        return min(1.0, self.configuration.config.supervision.heartbeat_s)
+
+    def _set_tick(self) -> None:
+        due = next_beat(self.clock.monotonic() - AFTER_BEATS_S, self._tick_s) + AFTER_BEATS_S
+        self.loop.call_at(due, self._tick)
+        self.crew.next_tick = due
+
+    def _tick(self) -> None:
+        """What is due about once a second."""
+        self.crew.tick()
+        self._set_tick()
+        now = self.clock.monotonic()
+        if not self.queue.down_reason:
+            self.queue.expire()
+            self.orphans.absorb()
+        self._remove_side_files()
+        self.publisher.expire(self.configuration.config.queue.result_ttl_s)
+        self._look_at_space()
+        self._say_rejections()
+        self._tick_config(now)
+        self._restart_monitor(now)
+        self._publish_status()
+        self._ping(now)
+
+    def _say_rejections(self) -> None:
+        news = self.intake.rejected - self._rejections_said
+        if news:
+            self._rejections_said = self.intake.rejected.copy()
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(news.items()))
+            self.log.warning(f"rejected from the spool: {reasons}; rejected/ says why")
+
+    # ---------------------------------------------------------------- no room, journal down and up
+
+    def _look_at_space(self) -> None:
+        daemon = self.configuration.config.daemon
+        reason = low_space((daemon.state_dir, daemon.spool_dir)) or self.publisher.down_reason
+        if bool(reason) != bool(self.queue.no_room):
+            if reason:
+                self.log.error(f"{reason}; intake and submits stop")
+            else:
+                self.log.info("there is room again; intake and submits go on")
+        self.queue.no_room = reason
+
+    def _note_journal(self) -> None:
+        """Say it once when the journal goes down, and keep the retry timer running."""
+        if self.queue.down_reason and not self._announced_down:
+            self._announced_down = self.queue.down_reason
+            self.log.error(f"journal down: {self.queue.down_reason}; intake and submits stop, captchas are polled on")
+            self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
+            self._publish_status()
+
+    def _retry_journal(self) -> None:
+        if self.queue.recover():
+            self._announced_down = ""
+            self.log.info("journal up again, on a fresh segment")
+            self._publish_status()
+        else:
+            self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
+
+    # ---------------------------------------------------------------- systemd
+
+    def _ready_if_able(self) -> None:
+        """READY=1 only after the first heartbeats of `min_workers`."""
+        if self.crew.alive < self.configuration.config.daemon.min_workers:
+            return
+        self.state = "running"
+        self.configuration.on_ready(self.clock.monotonic())
+        self._publish_status()
+        self.notify.ready(self._last_status)
+        self.log.info(f"ready: {self._last_status}")
+
+    def _status_line(self, problems: Sequence[str]) -> str:
+        view = self.queue.view
+        line = (
+            f"{self.crew.alive}/{self.crew.settings.workers} workers,"
+            f" {view.lines['ready'] + view.lines['delayed'] + view.lines['waiting']} queued,"
+            f" {sum(view.in_flight.values())} in flight, {view.states[State.DEAD]} dead"
+        )
+        return "; ".join([line, *problems])
+
+    def _ping(self, now: float) -> None:
+        if self.notify.watchdog_s is None or self.state == "starting" or now < self._next_watchdog:
+            return
+        if not self.queue.down_reason and self.journal.commits == self._commits_at_ping:
+            # Nothing was written since the last ping: the journal must show that it still can.
+            self.queue.stage("beat", {"t": self.clock.time()})
+            self.queue.commit()
+            self._note_journal()
+        self._commits_at_ping = self.journal.commits
+        self._next_watchdog = now + self.notify.watchdog_s / 2 - self._tick_s
+        self.notify.watchdog()
+
+    # ---------------------------------------------------------------- saying how it is
+
+    def _publish_status(self) -> None:
+        snapshot = self.reporter.snapshot()
+        path = self.configuration.config.daemon.state_dir / "status.json"
+        failed = write_status_file(path, snapshot, self.clock.time())
+        if failed and not self._status_file_failed:
+            self.log.error(f"status file: {failed}")
+        self._status_file_failed = bool(failed)
+        line = self._status_line(snapshot["daemon"]["problems"])
+        if line != self._last_status and self.state != "starting":
+            self._last_status = line
+            self.notify.status(line)
+        self._inform_monitor(snapshot)
+
+    def _inform_monitor(self, snapshot: dict[str, Any]) -> None:
+        """Send the snapshot on; an idle daemon, which has nothing new to tell, does so less often."""
+        if self._monitor is None:
+            return
+        now = self.clock.monotonic()
+        news = (self.journal.records, self.crew.alive, self._last_status, self.state, len(self.crew.workers))
+        if news == self._informed and now - self._informed_at < MONITOR_IDLE_S:
+            return
+        self._informed, self._informed_at = news, now
+        self._monitor.channel.send(
+            {"m": "snapshot", "status": snapshot, "health": self.reporter.health(), "metrics": self.reporter.metrics()}
+        )
+
+    # ---------------------------------------------------------------- monitor
+
+    def _open_monitor(self) -> None:
+        """Bind here, so that a port that cannot be had is known; serve in a child that has no key and no journal."""
+        address = self.configuration.config.http.address
+        self._monitor_restart_at = None
+        if address is None:
+            return
+        if self._listener is None:
+            try:
+                self._listener = _listen(address)
+            except OSError as error:
+                self.configuration.own_fault(f"http.listen {address[0]}:{address[1]}: {error.strerror}", "http.listen")
+                self.log.error(
+                    f"http.listen {address[0]}:{address[1]}: {error.strerror}; running without it, trying again"
+                )
+                self._monitor_restart_at = self.clock.monotonic() + MONITOR_RESTART_S
+                return
+            self._listening = address
+        listener = self._listener
+
+        def body(channel_fd: int) -> int:
+            signal.set_wakeup_fd(-1)
+            return serve(listener, channel_fd, self.clock)
+
+        try:
+            monitor = fork_child(body, keep=[listener.fileno()])
+        except OSError as error:
+            self.log.error(f"monitor: cannot fork: {error}; trying again")
+            self._monitor_restart_at = self.clock.monotonic() + MONITOR_RESTART_S
+            return
+        self._monitor = monitor
+        self.loop.watch(monitor.pidfd, readable=lambda: self._monitor_died(monitor))
+
+    def _monitor_died(self, monitor: Child) -> None:
+        code = reap(monitor)
+        self.loop.unwatch(monitor.pidfd)
+        monitor.close()
+        if self._monitor is monitor:
+            self._monitor = None
+            if self.state in ("starting", "running"):
+                self.log.warning(f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s")
+                self._monitor_restart_at = self.clock.monotonic() + MONITOR_RESTART_S
+
+    def _restart_monitor(self, now: float) -> None:
+        if self._monitor_restart_at is not None and now >= self._monitor_restart_at and self.state != "draining":
+            self._open_monitor()
+
+    def _close_monitor(self) -> None:
+        if self._monitor is not None:
+            send_signal(self._monitor, signal.SIGKILL)
+            self._monitor = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    # ---------------------------------------------------------------- configuration
+
+    def reload(self) -> ReloadOutcome:
+        """Read the configuration again; a bad one is refused and the running one stays. Returns what happened."""
+        self.notify.reloading()
+        outcome = self.configuration.reload(self.clock.monotonic())
+        for line in outcome.refused:
+            self.log.error(f"config: reload refused: {line}")
+        if outcome.applied:
+            self.log.info(f"config: reloaded; changed: {', '.join(outcome.changed) or 'nothing'}")
+        if outcome.applied:
+            self._apply()
+        self._publish_status()
+        self.notify.ready(self._last_status)
+        return outcome
+
+    def _apply(self) -> None:
+        """Bring every part to `self.configuration.config`; what needs a restart was refused before."""
+        config = self.configuration.config
+        self.queue.settings = pick.queue_settings(config)
+        self.journal.segment_bytes = config.queue.segment_mb << 20
+        self.intake.allowed_hosts = config.policy.allowed_hosts
+        self.dispatcher.breaker_settings = pick.breaker_settings(config)
+        self.dispatcher.stall_s = config.supervision.stall_s
+        self.crew.settings = pick.crew_settings(config)
+        self.dispatcher.set_providers(pick.provider_settings(config, self.configuration.keys))
+        self.crew.resize()
+        if config.http.address != self._listening:
+            self._close_monitor()
+            self._listening = None
+            self._open_monitor()
+
+    def _tick_config(self, now: float) -> None:
+        if self.crew.boot_failures >= max(2, self.crew.settings.workers):
+            self.configuration.own_fault("workers cannot boot")
+        outage = any(lane.breaker.tripped for lane in self.dispatcher.lanes.values())
+        self.configuration.tick(now, outage=outage)
+        if self.configuration.take_changed():
+            self._apply()
+
+    # ---------------------------------------------------------------- stop
+
+    def drain(self, why: str) -> None:
+        """Take nothing new, let begun submits end, stop. A second request kills what is left."""
+        if self.state == "draining":
+            self.log.warning(f"{why} again: what has not ended is killed")
+            self.crew.kill_all()
+            self._drain_until = self.clock.monotonic()
+        if self.state in ("draining", "stopped"):
+            return
+        self.log.info(f"{why}: draining")
+        self.state = "draining"
+        self.notify.stopping()
+        self.notify.status("draining")
+        self.dispatcher.draining = True
+        self._drain_until = self.clock.monotonic() + self.crew.settings.drain_s
+        self.crew.drain()
+        self.loop.call_later(self.crew.settings.drain_s, self.crew.kill_all)
+
+    def _stop_if_drained(self) -> None:
+        if self.crew.workers or self.queue.busy:
+            return
+        if self.queue.down_reason and self.journal.staged and self.clock.monotonic() < self._drain_until:
+            return  # outcomes wait for the disk; without them their submits count as unknown at the next start
+        self.state = "stopped"
+
+    def close(self) -> None:
+        """Leave everything on disk as the next start wants it."""
+        self._remove_side_files()
+        self._close_monitor()
+        self.control.close()
+        self.intake.close()
+        self._publish_status()
+        self.queue.save_index()
+        self.journal.close()
+        self.log.info("stopped")
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,61 @@
+"""From the configuration to what each part takes of it."""
+
+__all__ = ["breaker_settings", "crew_settings", "provider_settings", "queue_settings"]
+
+from collections.abc import Mapping
+
+from captchad.config.schema import Config
+from captchad.daemon.dispatch import ProviderSettings
+from captchad.policy.breaker import BreakerSettings
+from captchad.policy.retry import RetrySettings
+from captchad.queue.queue import QueueSettings
+from captchad.supervisor.crew import CrewSettings
+
+
+def queue_settings(config: Config) -> QueueSettings:
+    return QueueSettings(
+        capacity=config.queue.capacity,
+        id_ttl_s=config.queue.id_ttl_s,
+        dead_ttl_s=config.queue.dead_ttl_s,
+        max_redrives=config.queue.max_redrives,
+        hold_unknown=config.retry.on_unknown_submit == "hold",
+        retry=RetrySettings(config.retry.max_attempts, config.retry.base_delay_s, config.retry.max_delay_s),
+    )
+
+
+def breaker_settings(config: Config) -> BreakerSettings:
+    return BreakerSettings(
+        config.breaker.failure_threshold, config.breaker.reset_timeout_s, config.breaker.half_open_successes
+    )
+
+
+def crew_settings(config: Config) -> CrewSettings:
+    supervision = config.supervision
+    return CrewSettings(
+        workers=config.daemon.workers,
+        heartbeat_s=supervision.heartbeat_s,
+        boot_s=supervision.boot_s,
+        stall_s=supervision.stall_s,
+        drain_s=supervision.drain_s,
+        restart_max_delay_s=supervision.restart_max_delay_s,
+        max_tasks=supervision.max_tasks,
+        max_private_mb=supervision.max_private_mb,
+    )
+
+
+def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, ProviderSettings]:
+    return {
+        provider.name: ProviderSettings(
+            name=provider.name,
+            url=provider.url,
+            key=keys[provider.name],
+            max_in_flight=provider.max_in_flight,
+            priority=provider.priority,
+            first_poll_s=provider.first_poll_s,
+            poll_s=provider.poll_s,
+            timeout_s=provider.timeout_s,
+            submit_s=provider.submit_s,
+            pause_s=provider.pause_s,
+        )
+        for provider in config.providers
+    }

@@ -1,0 +1,363 @@
+"""What the daemon says about itself: status (design, section 4), health, metrics. One snapshot a second serves all."""
+
+__all__ = ["Reporter", "write_status_file"]
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from captchad import __version__
+from captchad.daemon.parts import Parts
+from captchad.model.states import State
+from captchad.policy.breaker import state_word
+from captchad.supervisor.crew import Worker
+
+Metric = list[Any]  # [name, type, help, [[labels, value], ...]]
+
+#: Reading /proc for every worker costs; once in so many seconds is enough for eyes.
+PROC_EVERY_S = 15.0
+
+#: Fewer ends than this make no rate.
+FEWEST_ENDS = 10
+
+
+class Reporter:
+    """Builds the snapshot from the parent's parts. Changes nothing."""
+
+    def __init__(self, parent: Parts) -> None:
+        self._parent = parent
+        self._usage: dict[int, tuple[int, float]] = {}
+        self._cpu: dict[int, tuple[float, float]] = {}
+        self._usage_at = float("-inf")
+
+    def snapshot(self) -> dict[str, Any]:
+        """The status as `captchactl status --json` shows it, with `source` live."""
+        return {
+            "schema": 1,
+            "source": "live",
+            "age_s": 0.0,
+            "daemon": self._daemon(),
+            "workers": self._workers(),
+            "queue": self._queue(),
+            "providers": [self._provider(name) for name in self._parent.dispatcher.lanes],
+        }
+
+    def _daemon(self) -> dict[str, Any]:
+        parent = self._parent
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "state": parent.state,
+            "mode": self.mode(),
+            "uptime_s": round(parent.clock.monotonic() - parent.started_at, 3),
+            "problems": self.problems(),
+            "epoch": parent.crew.epoch,
+            "orphans": parent.orphans.waiting,
+            "config": parent.configuration.report(),
+        }
+
+    def mode(self) -> str:
+        """`normal`, `degraded` or `emergency`, from what is known now."""
+        parent = self._parent
+        if parent.state == "stopped":
+            return "normal"
+        thresholds = parent.configuration.config.degradation
+        rate = self.error_rate()
+        if parent.queue.down_reason or parent.crew.alive == 0 or rate >= thresholds.emergency_error_rate:
+            return "emergency"
+        ratio = parent.queue.view.unfinished / parent.configuration.config.queue.capacity
+        degraded = (
+            rate >= thresholds.degraded_error_rate
+            or ratio >= thresholds.degraded_queue_ratio
+            or parent.crew.alive < parent.configuration.config.daemon.min_workers
+            or not parent.queue.accepts_work
+            or bool(parent.publisher.down_reason)
+            or bool(parent.intake.down_reason)
+        )
+        return "degraded" if degraded else "normal"
+
+    def error_rate(self) -> float:
+        """Share of the latest captchas that ended without an answer; 0 with too few to judge."""
+        ends = self._parent.dispatcher.recent_ends
+        return ends.count(False) / len(ends) if len(ends) >= FEWEST_ENDS else 0.0
+
+    def problems(self) -> list[str]:
+        """Everything that keeps captchad from its full work, in words."""
+        parent = self._parent
+        now = parent.clock.monotonic()
+        found: list[str] = []
+        if parent.state == "stopped":
+            return found
+        if parent.queue.down_reason:
+            found.append(f"the journal takes no write: {parent.queue.down_reason}; intake and submits are stopped")
+        elif not parent.queue.journal.takes_intake:
+            found.append("the disk is full: only outcomes are written (the reserve); intake and submits are stopped")
+        elif parent.queue.no_room:
+            found.append(f"{parent.queue.no_room}; intake and submits are stopped")
+        if parent.publisher.down_reason:
+            found.append(f"results wait: {parent.publisher.down_reason}")
+        if parent.intake.down_reason:
+            found.append(f"intake waits: {parent.intake.down_reason}")
+        if parent.crew.alive < parent.configuration.config.daemon.min_workers:
+            found.append(f"{parent.crew.alive} of {parent.configuration.config.daemon.workers} workers are alive")
+        for lane in parent.dispatcher.lanes.values():
+            word = state_word(lane.breaker, now)
+            if word != "closed":
+                wait_s = max(0.0, lane.breaker.open_until - now)
+                found.append(f"provider {lane.name}: {word} after {lane.breaker.reason}, next try in {wait_s:.0f} s")
+        rate = self.error_rate()
+        if rate >= parent.configuration.config.degradation.degraded_error_rate:
+            found.append(f"{rate:.0%} of the captchas end without an answer")
+        held = parent.queue.view.states[State.HELD]
+        if held:
+            found.append(f"{held} tasks are held: captchactl list --state held, then release or cancel")
+        if parent.configuration.problem:
+            found.append(f"config: {parent.configuration.problem}")
+        if parent.queue.journal.quarantined:
+            found.append(f"{parent.queue.journal.quarantined} damaged journal lines are in quarantine")
+        return found
+
+    def _workers(self) -> dict[str, Any]:
+        parent = self._parent
+        configured, minimum = parent.configuration.config.daemon.workers, parent.configuration.config.daemon.min_workers
+        self._read_usage()
+        return {
+            "configured": configured,
+            "alive": parent.crew.alive,
+            "min": minimum,
+            "healthy": parent.crew.alive >= minimum,
+            "list": [self._slot(slot.index, slot.worker) for slot in parent.crew.slots],
+        }
+
+    def _slot(self, index: int, worker: Worker | None) -> dict[str, Any]:
+        parent = self._parent
+        slot = parent.crew.slots[index]
+        now = parent.clock.monotonic()
+        row: dict[str, Any] = {
+            "slot": index,
+            "pid": None,
+            "state": "waiting",
+            "in_flight": 0,
+            "completed": slot.completed,
+            "restarts": slot.restarts,
+            "heartbeat_age_s": None,
+            "rss_bytes": None,
+            "cpu_percent": None,
+            "last_death": slot.last_death or None,
+        }
+        if worker is None:
+            return row
+        rss, cpu = self._usage.get(worker.child.pid, (None, None))
+        beat_age = None if worker.last_beat_at is None else round(max(0.0, now - worker.last_beat_at), 3)
+        return row | {
+            "pid": worker.child.pid,
+            "state": worker.state,
+            "in_flight": parent.dispatcher.polls_of(worker),
+            "completed": slot.completed + worker.beat.get("completed", 0),
+            "heartbeat_age_s": beat_age,
+            "rss_bytes": rss,
+            "cpu_percent": cpu,
+            "phase": worker.beat.get("phase"),
+            "forked_mono_s": worker.forked_at,
+            "first_beat_mono_s": worker.first_beat_at,
+        }
+
+    def _read_usage(self) -> None:
+        now = self._parent.clock.monotonic()
+        all_known = all(worker.child.pid in self._usage for worker in self._parent.crew.workers)
+        if all_known and now - self._usage_at < PROC_EVERY_S:
+            return
+        self._usage_at = now
+        usage: dict[int, tuple[int, float]] = {}
+        cpu: dict[int, tuple[float, float]] = {}
+        for worker in self._parent.crew.workers:
+            pid = worker.child.pid
+            try:
+                process = psutil.Process(pid)
+                times = process.cpu_times()
+                rss = process.memory_info().rss
+            except psutil.Error:
+                continue  # it died in this very turn; its pidfd tells
+            spent = times.user + times.system
+            before, at = self._cpu.get(pid, (spent, now))
+            percent = 100.0 * (spent - before) / (now - at) if now > at else 0.0
+            cpu[pid] = (spent, now)
+            usage[pid] = (rss, round(percent, 1))
+        self._usage, self._cpu = usage, cpu
+
+    def _queue(self) -> dict[str, Any]:
+        parent = self._parent
+        view, totals = parent.queue.view, parent.queue.view.totals
+        oldest = view.oldest_pending_at()
+        return {
+            "capacity": parent.queue.settings.capacity,
+            "pending": view.lines["ready"] + view.lines["waiting"],
+            "delayed": view.lines["delayed"],
+            "held": view.states[State.HELD],
+            "in_flight": view.states[State.SUBMITTING] + view.states[State.SUBMITTED],
+            "dead": view.states[State.DEAD],
+            "accepted_total": totals.accepted,
+            "solved_total": totals.solved,
+            "failed_total": totals.dead + totals.expired + totals.cancelled,
+            "charges_total": totals.charges,
+            "unknown_submits": totals.unknown_submits,
+            "late_submits": totals.late_submits,
+            "oldest_pending_s": 0.0 if oldest is None else round(max(0.0, parent.queue.now() - oldest), 3),
+            "undelivered": len(view.undelivered),
+            "spool_waiting": parent.intake.waiting,
+            "journal": {
+                "state": parent.queue.journal.state,
+                "bytes": parent.queue.journal.size_bytes,
+                "segments": len(parent.queue.journal.segments()),
+                "torn_tails": parent.queue.journal.torn,
+                "quarantined": parent.queue.journal.quarantined,
+            },
+        }
+
+    def _provider(self, name: str) -> dict[str, Any]:
+        lane = self._parent.dispatcher.lanes[name]
+        ended = lane.solved + lane.failed
+        return {
+            "name": name,
+            "breaker": state_word(lane.breaker, self._parent.clock.monotonic()),
+            "reason": lane.breaker.reason or None,
+            "in_flight": self._parent.queue.view.in_flight.get(name, 0),
+            "max_in_flight": lane.settings.max_in_flight,
+            "solve_rate": round(lane.solved / ended, 4) if ended else None,
+            "balance": None,
+            "leaving": lane.leaving,
+        }
+
+    # ---------------------------------------------------------------- health and metrics
+
+    def health(self) -> dict[str, Any]:
+        """Liveness and readiness with a reason for each check. A provider's outage is `warn`: no restart mends it."""
+        parent = self._parent
+        journal_ok = not parent.queue.down_reason
+        alive, minimum = parent.crew.alive, parent.configuration.config.daemon.min_workers
+        outages = [problem for problem in self.problems() if problem.startswith("provider ")]
+        rate = self.error_rate()
+        emergency = parent.configuration.config.degradation.emergency_error_rate
+        checks = {
+            "journal": _check(journal_ok, parent.queue.down_reason or "takes writes"),
+            "intake": _check(parent.queue.accepts_work, "open" if parent.queue.accepts_work else "stopped: no room"),
+            "workers": _check(alive >= minimum, f"{alive} alive, {minimum} needed"),
+            "solve_rate": _check(rate < emergency, f"{1.0 - rate:.0%} solved"),
+            "spool": _check(not parent.intake.down_reason, parent.intake.down_reason or "readable"),
+            "providers": {"status": "warn" if outages else "pass", "output": "; ".join(outages) or "answer"},
+            "config": {
+                "status": "warn" if parent.configuration.problem else "pass",
+                "output": parent.configuration.problem or "as on disk",
+            },
+        }
+        ready = parent.state == "running" and all(check["status"] != "fail" for check in checks.values())
+        return {"live": True, "ready": ready, "checks": checks}
+
+    def metrics(self) -> list[Metric]:
+        """Prometheus families as [name, type, help, samples]."""
+        parent = self._parent
+        view, totals = parent.queue.view, parent.queue.view.totals
+        families: list[Metric] = [
+            ["captchad_build_info", "gauge", "Version that runs.", [[{"version": __version__}, 1]]],
+            [
+                "captchad_tasks",
+                "gauge",
+                "Tasks by state.",
+                [[{"state": str(state)}, count] for state, count in view.states.items()],
+            ],
+            [
+                "captchad_tasks_total",
+                "counter",
+                "Tasks that ended, by how.",
+                [
+                    [{"result": "solved"}, totals.solved],
+                    [{"result": "dead"}, totals.dead],
+                    [{"result": "expired"}, totals.expired],
+                    [{"result": "cancelled"}, totals.cancelled],
+                ],
+            ],
+            _single("captchad_tasks_accepted_total", "counter", "Tasks accepted.", totals.accepted),
+            _single("captchad_charges_total", "counter", "Captchas that providers accepted.", totals.charges),
+            _single("captchad_unknown_submits_total", "counter", "Submits with no answer.", totals.unknown_submits),
+            _single("captchad_late_submits_total", "counter", "Submits beside a late attempt.", totals.late_submits),
+            [
+                "captchad_queue_oldest_age_seconds",
+                "gauge",
+                "Age of the oldest pending task.",
+                [[{}, self._queue()["oldest_pending_s"]]],
+            ],
+            [
+                "captchad_workers",
+                "gauge",
+                "Workers by state.",
+                [
+                    [{"state": state}, sum(worker.state == state for worker in parent.crew.workers)]
+                    for state in ("booting", "running", "stalled", "draining")
+                ],
+            ],
+            [
+                "captchad_worker_restarts_total",
+                "counter",
+                "Workers replaced, by reason.",
+                [[{"reason": reason}, count] for reason, count in parent.crew.restarts.items()],
+            ],
+            [
+                "captchad_api_requests_total",
+                "counter",
+                "Calls of the provider, by outcome.",
+                [
+                    [{"provider": provider, "op": operation, "outcome": outcome}, count]
+                    for (provider, operation, outcome), count in sorted(parent.dispatcher.api_calls.items())
+                ],
+            ],
+            _single("captchad_journal_bytes", "gauge", "Bytes in segments.", parent.queue.journal.size_bytes),
+            _single("captchad_journal_up", "gauge", "1 while the journal writes.", int(not parent.queue.down_reason)),
+            _single("captchad_results_delivered_total", "counter", "Result files.", parent.publisher.delivered),
+            [
+                "captchad_spool_rejected_total",
+                "counter",
+                "Files and lines rejected, by reason.",
+                [[{"reason": reason}, count] for reason, count in sorted(parent.intake.rejected.items())],
+            ],
+            _single(
+                "captchad_config_last_reload_successful",
+                "gauge",
+                "1 when the file on disk is what runs.",
+                int(not parent.configuration.problem),
+            ),
+        ]
+        return families
+
+
+def _single(name: str, kind: str, text: str, value: float) -> Metric:
+    return [name, kind, text, [[{}, value]]]
+
+
+def _check(good: bool, output: str) -> dict[str, str]:
+    return {"status": "pass" if good else "fail", "output": output}
+
+
+def write_status_file(path: Path, snapshot: dict[str, Any], wall: float) -> str:
+    """Rename a fresh status file into place. Not synced: it is a view, and the next one comes in a second.
+
+    Returns why the file system took no write; "" when it did.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    # One dump to a string: the encoder in C writes it several times faster than json.dump to a file.
+    text = json.dumps({**snapshot, "source": "file", "written_at": wall}, separators=(",", ":"))
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            data = text.encode()
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

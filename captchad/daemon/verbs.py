@@ -1,0 +1,106 @@
+"""The control verbs: each reads the view or stages records; an answer that promises a change waits for its commit."""
+
+__all__ = ["Verbs"]
+
+from collections.abc import Callable
+from typing import Any
+
+from captchad.control.server import Pending, Reply, Request
+from captchad.control.wire import ok, refuse
+from captchad.daemon.parts import Parts
+from captchad.model.errors import JournalDown
+from captchad.queue.describe import dead_letters, describe, task_list
+from captchad.queue.queue import Refusal, each
+
+MAX_LIST = 10_000
+
+
+class Verbs:
+    """Answers the control socket. One table names all verbs."""
+
+    def __init__(self, parent: Parts) -> None:
+        self._parent = parent
+        self._table: dict[str, Callable[[dict[str, Any]], Reply]] = {
+            "status": self._status,
+            "health": self._health,
+            "show": self._show,
+            "list": self._list,
+            "dlq.list": self._dlq_list,
+            "dlq.redrive": self._dlq_redrive,
+            "hold": self._hold,
+            "release": self._release,
+            "cancel": self._cancel,
+            "reload": self._reload,
+        }
+
+    def handle(self, request: Request) -> Reply:
+        verb = self._table.get(request.verb)
+        if verb is None:
+            return refuse(f"unknown verb {request.verb!r}", hint="this daemon may be older than captchactl", code=2)
+        return verb(request.args)
+
+    def _status(self, args: dict[str, Any]) -> Reply:
+        return ok(self._parent.reporter.snapshot())
+
+    def _health(self, args: dict[str, Any]) -> Reply:
+        return ok({**self._parent.reporter.health(), "status": self._parent.reporter.snapshot()})
+
+    def _show(self, args: dict[str, Any]) -> Reply:
+        task = self._parent.queue.view.tasks.peek(str(args.get("id", "")))
+        if task is None:
+            return refuse("no such task", hint="ended tasks are forgotten after queue.id_ttl_s")
+        return ok(describe(self._parent.queue.view, task))
+
+    def _list(self, args: dict[str, Any]) -> Reply:
+        tasks = task_list(self._parent.queue.view, args.get("state"), _limit(args))
+        return ok({"tasks": tasks})
+
+    def _dlq_list(self, args: dict[str, Any]) -> Reply:
+        return ok({"tasks": dead_letters(self._parent.queue.view, _limit(args))})
+
+    def _dlq_redrive(self, args: dict[str, Any]) -> Reply:
+        queue = self._parent.queue
+        if not queue.accepts_work:
+            raise JournalDown(
+                "the journal takes no new work now: " + (queue.down_reason or "the disk is full"),
+                hint="make room on the state directory's disk; captchad goes on by itself",
+            )
+        redriven, refused = queue.redrive_many(_ids(args) if args.get("ids") is not None else None)
+        pending = Pending()
+        queue.after_commit(lambda: self._parent.publisher.withdraw(redriven))
+        queue.after_commit(lambda: pending.resolve(ok({"redriven": redriven, "refused": refused})))
+        return pending
+
+    def _hold(self, args: dict[str, Any]) -> Reply:
+        return self._move(self._parent.queue.hold, args)
+
+    def _release(self, args: dict[str, Any]) -> Reply:
+        return self._move(self._parent.queue.release, args)
+
+    def _cancel(self, args: dict[str, Any]) -> Reply:
+        return self._move(self._parent.queue.cancel, args)
+
+    def _move(self, verb: Callable[[str], Refusal | None], args: dict[str, Any]) -> Reply:
+        queue = self._parent.queue
+        if queue.down_reason:
+            raise JournalDown(f"the journal takes no write now: {queue.down_reason}", hint="try again when it does")
+        done, refused = each(verb, _ids(args))
+        pending = Pending()
+        queue.after_commit(lambda: pending.resolve(ok({"done": done, "refused": refused})))
+        return pending
+
+    def _reload(self, args: dict[str, Any]) -> Reply:
+        outcome = self._parent.reload()
+        if outcome.refused:
+            return refuse("\n".join(outcome.refused), hint="the configuration that ran before runs on")
+        return ok({"changed": list(outcome.changed), "config": self._parent.configuration.report()})
+
+
+def _ids(args: dict[str, Any]) -> list[str]:
+    ids = args.get("ids")
+    return [str(task_id) for task_id in ids] if isinstance(ids, list) else []
+
+
+def _limit(args: dict[str, Any]) -> int:
+    value = args.get("limit")
+    return min(MAX_LIST, value) if isinstance(value, int) and value > 0 else MAX_LIST

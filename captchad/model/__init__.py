@@ -1,0 +1,1 @@
+"""Words of the trade: tasks, states, error codes, clocks, exceptions. Imports nothing of captchad's."""

@@ -1,0 +1,1 @@
+"""Processes, heartbeats, and the parent's decisions about them."""

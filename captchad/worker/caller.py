@@ -1,0 +1,152 @@
+"""What HTTP threads do: one submit or one poll at a time, with notes to the parent before and after.
+
+A submit sends nothing before its `begin` has left this process whole and the desk has said yes. Whatever happens after
+that yes ends in an outcome: the provider's, or `unknown`.
+"""
+
+__all__ = ["Caller", "Provider"]
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from captchad.model.clock import Clock
+from captchad.model.states import Category
+from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted
+from captchad.provider.client import Fault, NotSent, ProviderClient, Unknown
+from captchad.worker.desk import Desk, Poll, Submit
+from captchad.worker.log import Log
+from captchad.worker.outbox import Outbox
+from captchad.worker.unconfirmed import Outcome
+
+#: So long a submit thread waits for room in the pipe for its `begin`. A parent that does not read for longer is held
+#: up, and more submits are not what it needs.
+BEGIN_S = 2.0
+
+#: Codes of faults that are not the provider's.
+_INTERNAL = "INTERNAL"
+_NO_PROVIDER = "NO_PROVIDER"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Where and how to call a provider; times in seconds."""
+
+    url: str
+    key: str = field(repr=False)
+    submit_s: float
+    poll_timeout_s: float
+
+
+class Caller:
+    """Runs submits and polls. Each thread has its own client for each provider."""
+
+    def __init__(self, desk: Desk, outbox: Outbox, clock: Clock, log: Log) -> None:
+        #: Replaced as a whole by the work loop; threads take what is there when their call starts.
+        self.providers: Mapping[str, Provider] = {}
+        self._desk = desk
+        self._outbox = outbox
+        self._clock = clock
+        self._log = log
+        self._mine = _Clients()
+
+    def submit(self, submit: Submit) -> None:
+        """Run one submit to its outcome. Raises nothing of the client's."""
+        try:
+            outcome = self._submit(submit)
+        except BaseException as error:  # noqa: BLE001 - a paid call must end in an outcome, whatever the client throws
+            self._log.trace(error)
+            reason = f"exception: {type(error).__name__}"
+            outcome = _unknown(reason) if submit.begun else _not_sent(reason)
+        if submit.disconnect():
+            self._mine.discard(submit.order.provider)
+        self._outbox.send(*self._desk.settle(submit, outcome))
+
+    def poll(self, poll: Poll) -> None:
+        """Run one poll to its end. Raises nothing of the client's."""
+        self._outbox.send({"m": "exec", "n": poll.watched.n})
+        answer: Pending | Solved | Failed | Fault
+        try:
+            answer = self._poll(poll)
+        except BaseException as error:  # noqa: BLE001 - the captcha is paid for and must be polled again, whatever the client throws
+            self._log.trace(error)
+            answer = Fault(_INTERNAL, Category.TRANSIENT, f"exception: {type(error).__name__}")
+        if poll.disconnect():
+            self._mine.discard(poll.watched.provider)
+        self._outbox.send(*self._desk.end_poll(poll, answer, self._clock.monotonic()))
+
+    def leave(self) -> None:
+        """Close the clients of a thread that ends."""
+        self._mine.close()
+
+    def _submit(self, submit: Submit) -> Outcome:
+        order = submit.order
+        provider = self.providers.get(order.provider)
+        if provider is None:
+            return _not_sent("provider")
+        client = self._mine.get(order.provider, provider)
+        if reason := self._desk.refusal(submit, self._clock.monotonic()):
+            return _not_sent(reason)
+        if not self._outbox.send_through({"m": "begin", "n": order.n}, BEGIN_S):
+            return _not_sent("pipe")
+        # Asked again: the parent may have taken it back while the note waited for room.
+        now = self._clock.monotonic()
+        if reason := self._desk.begin(submit, now):
+            return _not_sent(reason)
+        submit.connect(client, now + provider.submit_s)
+        return _outcome(client.submit(order.fields, now + provider.submit_s))
+
+    def _poll(self, poll: Poll) -> Pending | Solved | Failed | Fault:
+        watched = poll.watched
+        provider = self.providers.get(watched.provider)
+        if provider is None:
+            return Fault(_NO_PROVIDER, Category.TRANSIENT, "not in the configuration")
+        client = self._mine.get(watched.provider, provider)
+        deadline = self._clock.monotonic() + provider.poll_timeout_s
+        poll.connect(client, deadline)
+        return client.poll(watched.cid, deadline)
+
+
+class _Clients(threading.local):
+    """The clients of one thread, each with the settings that it was made from."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Provider, ProviderClient]] = {}
+
+    def get(self, name: str, provider: Provider) -> ProviderClient:
+        made = self._made.get(name)
+        if made is not None and made[0] == provider:
+            return made[1]
+        self.discard(name)
+        client = ProviderClient(name, provider.url, provider.key)
+        self._made[name] = (provider, client)
+        return client
+
+    def discard(self, name: str) -> None:
+        made = self._made.pop(name, None)
+        if made is not None:
+            made[1].close()
+
+    def close(self) -> None:
+        for name in list(self._made):
+            self.discard(name)
+
+
+def _outcome(answer: Submitted | Refused | NotSent | Unknown) -> Outcome:
+    match answer:
+        case Submitted(cid=cid):
+            return {"o": "submitted", "cid": cid}
+        case Refused(code=code, category=category, text=text):
+            return {"o": "refused", "code": code, "category": category, "text": text}
+        case NotSent(reason=reason):
+            return _not_sent(reason)
+        case Unknown(reason=reason):
+            return _unknown(reason)
+
+
+def _not_sent(reason: str) -> Outcome:
+    return {"o": "not_sent", "reason": reason}
+
+
+def _unknown(reason: str) -> Outcome:
+    return {"o": "unknown", "reason": reason}

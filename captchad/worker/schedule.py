@@ -1,0 +1,158 @@
+"""When to poll which captcha: one schedule for all that a worker has in flight. Pure; time comes in as an argument.
+
+A captcha waits until it is due (`ripen`), is ready in due order (`take`), is polled, and waits again (`again`,
+`back_off`) or is over (`end`). At most one poll of a captcha is under way. Times are monotonic seconds.
+"""
+
+__all__ = ["BACK_OFF_CAP", "JITTER", "PollSchedule", "Watched"]
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+#: A wait is drawn out by up to this share, so that captchas submitted together are not polled together for ever.
+JITTER = 0.1
+
+#: Faults in a row stretch the wait to at most so many times `every_s`.
+BACK_OFF_CAP = 8
+
+#: A wrong timing must not turn the schedule into a busy loop.
+_LEAST_S = 0.01
+
+#: Entries of the heap that nobody waits for any more are swept out beyond this number.
+_STALE_SLACK = 64
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """A captcha in the schedule. `n` is its attempt; the schedule alone changes the rest."""
+
+    n: int
+    provider: str
+    cid: str
+    every_s: float
+    faults: int = 0  # in a row
+    running: bool = False  # a poll is under way
+    dropped: bool = False  # nobody wants the answer any more; kept while a poll is under way
+    ticket: int = 0  # the one place in heap or queue that counts; all others are stale
+
+
+class PollSchedule:
+    """All captchas that one worker polls."""
+
+    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+        self._jitter = jitter
+        self._all: dict[int, Watched] = {}
+        self._waiting: list[tuple[float, int, Watched]] = []
+        self._ready: deque[tuple[int, Watched]] = deque()
+        self._tickets = count(1)
+        self._dropped = 0
+
+    def __len__(self) -> int:
+        """Captchas that are still wanted."""
+        return len(self._all) - self._dropped
+
+    @property
+    def ready(self) -> int:
+        """Captchas that wait for a thread; may count some that were dropped."""
+        return len(self._ready)
+
+    def watch(self, n: int, provider: str, cid: str, *, first_in_s: float, every_s: float, now: float) -> None:
+        """Poll `cid` from now on; for one that is watched already, take the new timing."""
+        watched = self._all.get(n)
+        if watched is not None and watched.dropped:
+            watched.dropped = False
+            self._dropped -= 1
+        if watched is None or (watched.provider, watched.cid) != (provider, cid):
+            if watched is not None:
+                watched.ticket = 0
+            watched = self._all[n] = Watched(n, provider, cid, every_s)
+        watched.every_s = max(every_s, _LEAST_S)
+        watched.faults = 0
+        if not watched.running:
+            self._wait(watched, now + max(first_in_s, 0.0))
+
+    def drop(self, n: int) -> None:
+        """Forget `n`; the answer of a poll that is under way will not count."""
+        watched = self._all.get(n)
+        if watched is None or watched.dropped:
+            return
+        watched.ticket = 0
+        if watched.running:
+            watched.dropped = True
+            self._dropped += 1
+        else:
+            del self._all[n]
+
+    def clear(self) -> None:
+        """Stop polling. Polls under way keep their say: `end` still tells whether an answer counts."""
+        for watched in list(self._all.values()):
+            watched.ticket = 0
+            if not watched.running:
+                del self._all[watched.n]
+        self._waiting.clear()
+        self._ready.clear()
+
+    def ripen(self, now: float) -> int:
+        """Make ready what is due; how many that were."""
+        ripe = 0
+        while self._waiting and self._waiting[0][0] <= now:
+            _, ticket, watched = heapq.heappop(self._waiting)
+            if watched.ticket == ticket:
+                self._ready.append((ticket, watched))
+                ripe += 1
+        return ripe
+
+    def next_due(self) -> float | None:
+        """When the next captcha becomes due; None when none waits."""
+        while self._waiting and self._waiting[0][2].ticket != self._waiting[0][1]:
+            heapq.heappop(self._waiting)
+        return self._waiting[0][0] if self._waiting else None
+
+    def take(self) -> Watched | None:
+        """The ready captcha that has been due for longest, now being polled; None when none is ready."""
+        while self._ready:
+            ticket, watched = self._ready.popleft()
+            if watched.ticket == ticket:
+                watched.running = True
+                watched.ticket = 0
+                return watched
+        return None
+
+    def again(self, watched: Watched, now: float) -> bool:
+        """The answer is not there yet. True when it is still wanted, and is waited for."""
+        watched.faults = 0
+        return self._resume(watched, now, watched.every_s)
+
+    def back_off(self, watched: Watched, now: float) -> bool:
+        """The poll failed: wait `every_s`, twice that after two faults in a row, up to `BACK_OFF_CAP` times."""
+        wait_s = watched.every_s * min(2**watched.faults, BACK_OFF_CAP)
+        watched.faults = min(watched.faults + 1, BACK_OFF_CAP)
+        return self._resume(watched, now, wait_s)
+
+    def end(self, watched: Watched) -> bool:
+        """Take out a captcha whose poll is over. True when its answer is still wanted."""
+        watched.running = False
+        watched.ticket = 0
+        if self._all.get(watched.n) is not watched:
+            return False
+        del self._all[watched.n]
+        self._dropped -= watched.dropped
+        return not watched.dropped
+
+    def _resume(self, watched: Watched, now: float, wait_s: float) -> bool:
+        if not self.end(watched):
+            return False
+        self._all[watched.n] = watched
+        self._wait(watched, now + wait_s * (1.0 + JITTER * self._jitter()))
+        return True
+
+    def _wait(self, watched: Watched, due: float) -> None:
+        watched.ticket = next(self._tickets)
+        if len(self._waiting) > 2 * len(self._all) + _STALE_SLACK:
+            self._waiting = [item for item in self._waiting if item[2].ticket == item[1]]
+            heapq.heapify(self._waiting)
+        heapq.heappush(self._waiting, (due, watched.ticket, watched))

@@ -1,0 +1,135 @@
+"""The schema: its defaults are the design's, and every key has all that its pages need."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from captchad.config.kinds import split_listen
+from captchad.config.load import from_dict
+from captchad.config.schema import REQUIRED, Reload, keys, restart_needed, tables, to_dict
+
+DEFAULTS = {
+    "daemon": {
+        "workers": 4,
+        "min_workers": 2,
+        "probation_s": 300,
+        "log_level": "info",
+        "state_dir": "/var/lib/captchad",
+        "spool_dir": "/var/spool/captchad",
+        "runtime_dir": "/run/captchad",
+        "allow_weak_fs": False,
+    },
+    "supervision": {
+        "heartbeat_s": 1,
+        "boot_s": 30,
+        "stall_s": 120,
+        "drain_s": 30,
+        "restart_max_delay_s": 30,
+        "max_tasks": 0,
+        "max_private_mb": 0,
+    },
+    "queue": {
+        "backend": "journal",
+        "capacity": 100_000,
+        "result_ttl_s": 3600,
+        "id_ttl_s": 86400,
+        "dead_ttl_s": 2_592_000,
+        "max_redrives": 3,
+        "segment_mb": 64,
+    },
+    "policy": {"allowed_hosts": ["a.example"]},
+    "provider": [
+        {
+            "name": "p",
+            "url": "http://h",
+            "api_key_file": "/k",
+            "max_in_flight": 100,
+            "priority": 1,
+            "first_poll_s": 0,
+            "poll_s": 5,
+            "timeout_s": 180,
+            "submit_s": 30,
+            "pause_s": 60,
+        }
+    ],
+    "retry": {"max_attempts": 3, "base_delay_s": 5, "max_delay_s": 300, "on_unknown_submit": "resubmit"},
+    "breaker": {"failure_threshold": 5, "reset_timeout_s": 60, "half_open_successes": 3},
+    "degradation": {"degraded_error_rate": 0.2, "emergency_error_rate": 0.5, "degraded_queue_ratio": 0.75},
+    "http": {"listen": "127.0.0.1:8480"},
+}
+LEAST = {
+    "policy": {"allowed_hosts": ["a.example"]},
+    "provider": [{"name": "p", "url": "http://h", "api_key_file": "/k"}],
+}
+
+
+def changed(**tables_):
+    return from_dict({name: LEAST.get(name, {}) | values for name, values in tables_.items()} | LEAST)
+
+
+def test_the_defaults_are_those_of_the_design():
+    assert to_dict(from_dict(LEAST)) == DEFAULTS
+
+
+def test_every_default_is_in_its_own_range():
+    for table in tables():
+        for key in keys(table):
+            if key.default is not REQUIRED and key.default is not None:
+                plain = str(key.default) if isinstance(key.default, Path) else key.default
+                assert key.spec.kind.read(plain) == key.default, key.name
+
+
+def test_every_key_says_what_its_pages_need():
+    for table in tables():
+        assert table.doc.endswith(".")
+        for key in keys(table):
+            assert key.spec.doc.endswith("."), key.name
+            assert key.spec.kind.word, key.name
+            assert key.spec.kind.range, key.name
+            assert not key.name.endswith("_s") or key.spec.unit == "s", key.name
+            assert key.default is not REQUIRED or (key.spec.example and key.spec.missing), key.name
+
+
+def test_what_needs_a_restart():
+    marked = {f"{t.name}.{k.name}" for t in tables() for k in keys(t) if k.spec.reload is Reload.RESTART}
+    places = {"daemon.state_dir", "daemon.spool_dir", "daemon.runtime_dir"}
+    assert marked == places | {"daemon.allow_weak_fs", "queue.backend"}
+
+
+@pytest.mark.parametrize(
+    ("new", "needed"),
+    [
+        ({"daemon": {"workers": 9}, "retry": {"max_attempts": 9}, "queue": {"capacity": 9}}, ()),
+        ({"daemon": {"state_dir": "/a"}}, ("daemon.state_dir",)),
+        ({"daemon": {"spool_dir": "/a", "runtime_dir": "/b"}}, ("daemon.spool_dir", "daemon.runtime_dir")),
+    ],
+)
+def test_a_reload_that_needs_a_restart_is_seen(new, needed):
+    assert restart_needed(from_dict(LEAST), changed(**new)) == needed
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        from_dict(LEAST).daemon.workers = 3
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("", None),
+        ("127.0.0.1:8480", ("127.0.0.1", 8480)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:80", ("::1", 80)),
+        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
+    ],
+)
+def test_where_http_listens(listen, address):
+    assert changed(http={"listen": listen}).http.address == address
+
+
+@pytest.mark.parametrize(
+    "listen", ["", ":80", "a", "a:", "a:-1", "a:٣", "a b:1", "[a]:1x", "[zz]:1", "::1:80", "a:123456"]
+)
+def test_what_is_no_address(listen):
+    assert split_listen(listen) is None

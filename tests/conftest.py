@@ -1,0 +1,54 @@
+"""What a test may need from the machine, said by marks.
+
+    @pytest.mark.root                 runs as root only
+    @pytest.mark.debian("strace")     needs these Debian packages (names from tests/support/debian.py)
+
+Elsewhere such a test is skipped, by name. With CI=true a skip, for whatever reason, is a failure: a green run there has
+run everything.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.debian import missing
+
+_IN_CI = os.environ.get("CI") == "true"
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to its background jobs: our children would ignore the SIGINT that tests send them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose marks ask for what is not here."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+    wanted = [name for mark in item.iter_markers("debian") for name in mark.args]
+    absent = missing(wanted)
+    if absent:
+        pytest.skip(f"needs the Debian packages {' '.join(absent)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Turn a skipped test into a failed one in CI."""
+    return _judge((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a module that skips itself."""
+    return _judge((yield))
+
+
+def _judge(report):
+    if _IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"CI runs every test, but: {reason}"
+    return report

@@ -1,0 +1,128 @@
+"""The dispatcher on a real journal, with workers of which the test plays the other end of the pipe."""
+
+import logging
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from captchad.daemon.dispatch import Dispatcher, ProviderSettings
+from captchad.ipc.channel import Channel
+from captchad.journal.store import Journal
+from captchad.policy.breaker import BreakerSettings
+from captchad.policy.retry import RetrySettings
+from captchad.queue.queue import Queue, QueueSettings
+from captchad.supervisor.crew import Worker
+from captchad.supervisor.process import Child
+from tests.support.clock import FakeClock
+
+PROVIDER = ProviderSettings("p", "http://127.0.0.1:9", "k" * 32, 100, 0, 1.0, 1.0, 60.0, 10.0, 1.0)
+QUEUE = QueueSettings(
+    capacity=50, id_ttl_s=300.0, dead_ttl_s=600.0, max_redrives=2, hold_unknown=False, retry=RetrySettings(3, 1.0, 10.0)
+)
+
+
+class Bench:
+    """A dispatcher, and workers that say what the test tells them to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = FakeClock()
+        self.journal = Journal.open(directory, segment_bytes=1 << 20, clock=self.clock, reserve_bytes=65536)
+        self.queue = Queue(self.journal, QUEUE, self.clock, random.Random(1))
+        self.queue.replay()
+        self.queue.stage("epoch", {"epoch": 1, "t": self.clock.time()})
+        self.dispatcher = Dispatcher(
+            self.queue,
+            self.clock,
+            BreakerSettings(5, 10.0, 1),
+            10.0,
+            lambda: {"m": "config"},
+            lambda _: None,
+            print,
+            logging.getLogger("test"),
+        )
+        self.dispatcher.set_providers({"p": PROVIDER})
+        self.ends: dict[int, Channel] = {}
+        self.turn()
+
+    def turn(self) -> None:
+        self.dispatcher.turn()
+        self.queue.commit()
+        assert self.queue.down_reason == ""
+
+    def accept(self, task_id: str) -> None:
+        data = {
+            "pr": 2, "ex": 1, "fp": task_id, "org": task_id, "src": "f.json", "line": 0,
+            "m": "userrecaptcha", "h": "example.com", "dl": None,
+        }  # fmt: skip
+        payload = b'{"id":"%s","sitekey":"k","pageurl":"https://example.com/"}' % task_id.encode()
+        self.queue.accept(task_id, data, payload)
+        self.queue.commit()
+
+    def worker(self, number: int) -> Worker:
+        """One whose first heartbeat has come."""
+        ours, theirs = socket.socketpair()
+        self.ends[number] = Channel(theirs.detach())
+        child = Child(os.getpid(), os.pidfd_open(os.getpid()), Channel(ours.detach()))
+        worker = Worker(number, 1, number, child, self.clock.monotonic(), 0, last_beat_at=self.clock.monotonic())
+        self.dispatcher.on_ready(worker)
+        self.told(worker)
+        return worker
+
+    def told(self, worker: Worker) -> list[tuple[str, int]]:
+        """Kind and attempt of each message that it was sent since."""
+        worker.child.channel.flush()
+        return [(message["m"], message.get("n", 0)) for message in self.ends[worker.number].receive()]
+
+    def says(self, worker: Worker, kind: str, n: int, **fields: str) -> None:
+        self.dispatcher.on_message(worker, {"m": kind, "n": n, **fields})
+        self.queue.commit()
+
+    def submit(self, task_id: str, worker: Worker) -> int:
+        """A task that this worker has submitted and polls."""
+        self.accept(task_id)
+        self.turn()
+        ((kind, n),) = self.told(worker)
+        assert kind == "submit"
+        self.says(worker, "begin", n)
+        self.says(worker, "out", n, o="submitted", cid=str(1000 + n))
+        assert self.told(worker) == [("poll", n), ("ack", n)]
+        return n
+
+    def close(self) -> None:
+        for load in list(self.dispatcher._loads.values()):
+            load.worker.child.close()
+        for channel in self.ends.values():
+            channel.close()
+        self.journal.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "journal")
+    yield bench
+    bench.close()
+
+
+def test_a_poll_that_begins_while_its_drop_is_under_way_holds_up_no_suspect(bench: Bench) -> None:
+    first = bench.worker(1)
+    suspects = [bench.submit(name, first) for name in ("a", "b")]
+    for n in suspects:
+        bench.says(first, "exec", n)
+    second = bench.worker(2)
+    other = bench.submit("other", second)
+    bench.dispatcher.on_death(first, "stall")
+    first.child.close()
+    bench.turn()
+    assert bench.told(second) == [("drop", other), ("poll", suspects[0])]
+
+    # It was sent before the drop came; after that the worker says nothing more about this captcha.
+    bench.says(second, "exec", other)
+    bench.says(second, "exec", suspects[0])
+    bench.says(second, "done", suspects[0])
+    bench.turn()
+
+    assert ("poll", suspects[1]) in bench.told(second)

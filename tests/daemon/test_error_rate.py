@@ -1,0 +1,52 @@
+"""The error rate is of now: what failed long ago does not keep the daemon degraded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from captchad.daemon.dispatch import RECENT_ENDS
+from captchad.daemon.status import FEWEST_ENDS, Reporter
+from captchad.supervisor.crew import Worker
+from tests.daemon.test_dispatch import Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "journal")
+    yield bench
+    bench.close()
+
+
+def end(bench: Bench, worker: Worker, task_id: str, *, solved: bool) -> None:
+    n = bench.submit(task_id, worker)
+    if solved:
+        bench.dispatcher.outcome(n, {"n": n, "o": "solved", "token": "t", "answer": None, "extra": {}})
+    else:
+        bench.dispatcher.outcome(n, {"n": n, "o": "failed", "code": "ERROR_CAPTCHA_UNSOLVABLE", "category": "task"})
+        bench.queue.cancel(task_id)
+    bench.turn()
+    bench.told(worker)
+
+
+def test_failures_of_long_ago_do_not_count(bench: Bench) -> None:
+    reporter = Reporter(SimpleNamespace(dispatcher=bench.dispatcher))  # type: ignore[arg-type]  # all that it reads
+    worker = bench.worker(1)
+    for number in range(FEWEST_ENDS - 1):
+        end(bench, worker, f"bad-{number}", solved=False)
+    assert reporter.error_rate() == 0.0
+    end(bench, worker, "bad-last", solved=False)
+    assert reporter.error_rate() == 1.0
+
+    for number in range(RECENT_ENDS):
+        end(bench, worker, f"good-{number}", solved=True)
+    assert reporter.error_rate() == 0.0
+
+
+def test_a_captcha_that_timed_out_is_an_end_without_an_answer(bench: Bench) -> None:
+    bench.submit("slow", bench.worker(1))
+    bench.clock.advance(1000.0)
+    bench.turn()
+
+    assert list(bench.dispatcher.recent_ends) == [False]

@@ -1,0 +1,112 @@
+"""Reload, refusal, roll-back: a bad configuration never takes the service down."""
+
+import signal
+from pathlib import Path
+
+from tests.support.harness import Daemon, eventually
+from tests.support.sandbox import Sandbox
+
+TWO_KEYS = f"""
+[[key]]
+key = "{"a" * 32}"
+[solve]
+seconds = 0.2
+"""
+
+
+def _config(daemon: Daemon) -> dict[str, object]:
+    return dict(daemon.status()["daemon"]["config"])
+
+
+def _solve(daemon: Daemon, task_id: str) -> None:
+    daemon.drop([{"id": task_id, "sitekey": task_id, "pageurl": "https://example.com/"}])
+    eventually(lambda: task_id in daemon.results())
+    assert daemon.results()[task_id]["status"] == "solved"
+
+
+def test_a_good_reload_applies_live_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+    with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        before = set(daemon.worker_pids())
+        daemon.write_config({"daemon": {"workers": 4}})
+        assert daemon.ctl("reload").returncode == 0
+        eventually(lambda: daemon.status()["workers"]["alive"] == 4)
+        assert before <= set(daemon.worker_pids())
+
+        daemon.config_file.write_text(daemon.config_file.read_text().replace("workers = 4", "workers = 'x'"))
+        refused = daemon.ctl("reload")
+        assert refused.returncode == 1
+        assert "workers" in refused.stderr
+        assert str(_config(daemon)["problem"]).startswith("reload refused")
+        assert daemon.status()["workers"]["alive"] == 4
+        _solve(daemon, "after-bad-reload")
+
+
+def test_fewer_workers_drain_away_and_their_captchas_go_on(tmp_path: Path) -> None:
+    with (
+        Sandbox(scenario="[solve]\nseconds = 3.0\n") as sandbox,
+        Daemon(tmp_path, sandbox, {"daemon": {"workers": 3}}) as daemon,
+    ):
+        ids = daemon.drop({"id": f"d{n}", "sitekey": f"d{n}", "pageurl": "https://example.com/"} for n in range(30))
+        eventually(lambda: sandbox.totals()["created"] == 30)
+        daemon.write_config({"daemon": {"workers": 1}})
+        daemon.kill(signal.SIGHUP)
+        eventually(lambda: len(daemon.worker_pids()) == 1)
+        results = daemon.wait_results(len(ids))
+        assert {result["status"] for result in results.values()} == {"solved"}
+        assert sandbox.totals()["created"] == 30
+
+
+def test_a_start_with_a_broken_file_runs_the_last_known_good(tmp_path: Path) -> None:
+    with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        eventually(lambda: _config(daemon)["generation"])
+        daemon.config_file.write_text("[daemon\nworkers = 1\n")
+        daemon.restart()
+        config = _config(daemon)
+        assert config["origin"] == "last_known_good"
+        assert "captchad.toml:1" in str(config["problem"])
+        _solve(daemon, "on-last-known-good")
+
+
+def test_a_start_with_nothing_good_says_every_problem_and_exits_78(tmp_path: Path) -> None:
+    with Sandbox(scenario=TWO_KEYS) as sandbox:
+        daemon = Daemon(tmp_path, sandbox)
+        daemon.config_file.write_text("[daemon]\nworker = 3\nmin_workers = 'x'\n")
+        try:
+            daemon.start(wait=False)
+            assert daemon.process is not None
+            assert daemon.process.wait(30) == 78
+        finally:
+            daemon.__exit__(None, None, None)
+    log = daemon.log_file.read_text()
+    assert "captchad.toml:2: daemon.worker: unknown key" in log
+    assert "workers" in log
+    assert "captchad.toml:3: daemon.min_workers" in log
+
+
+def test_a_key_that_the_provider_refuses_is_rolled_back(tmp_path: Path) -> None:
+    overrides = {"daemon": {"probation_s": 60.0}, "provider": {"pause_s": 0.2}}
+    with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
+        _solve(daemon, "with-the-old-key")
+        other = tmp_path / "other-key"
+        other.write_text("b" * 32)
+        daemon.write_config({"provider": {"api_key_file": str(other)}})
+        assert daemon.ctl("reload").returncode == 0
+        daemon.drop([{"id": "judge", "sitekey": "judge", "pageurl": "https://example.com/"}])
+        eventually(lambda: "rolled back" in str(_config(daemon)["problem"]))
+        eventually(lambda: "judge" in daemon.results())
+        assert daemon.results()["judge"]["status"] == "solved"
+        assert daemon.results()["judge"]["attempts"] == 1
+
+
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        second = Daemon(tmp_path, sandbox)
+        second.log_file = tmp_path / "second.log"
+        try:
+            second.start(wait=False)
+            assert second.process is not None
+            assert second.process.wait(40) == 75
+        finally:
+            second.__exit__(None, None, None)
+        assert f"process {daemon.pid} " in second.log_file.read_text()
+        _solve(daemon, "undisturbed")
