@@ -75,6 +75,9 @@ class Os:
         """How many bytes were written; fewer than `data` has is no error."""
         return os.write(fd, data)
 
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
     def fdatasync(self, fd: int) -> None:
         os.fdatasync(fd)
 

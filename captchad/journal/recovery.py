@@ -150,23 +150,30 @@ class Recovery:
         return chain
 
     def _mend_tail(self, number: int, torn: bytes, end: int) -> None:
-        """Set aside and cut off what stands behind `end`; durable on return, unless it fails."""
-        if not torn or self.failure:
+        """Set aside and cut off what stands behind `end`, and end the last line; durable on return, unless it fails."""
+        if self.failure:
             return
         try:
             if torn.strip(b"\0"):  # zeros alone are what a power cut leaves, and tell nothing
                 save_torn(self._os, self._directory, number, end, torn)
-            self._cut(segment_path(self._directory, number), end)
+            self._end_at(segment_path(self._directory, number), end, cut=bool(torn))
         except OSError as error:
             self.failure = error
             return
-        self.torn += 1
+        self.torn += bool(torn)
 
-    def _cut(self, path: Path, end: int) -> None:
+    def _end_at(self, path: Path, end: int, *, cut: bool) -> None:
         fd = self._os.open(path, os.O_RDWR)
         try:
-            self._os.ftruncate(fd, end)
-            self._os.fsync(fd)
+            # The last record may be whole and only its newline be another byte. It stays; but what is written next would
+            # be taken for a part of its line.
+            unended = self._os.pread(fd, 1, end - 1) not in (b"\n", b"")
+            if unended:
+                self._os.pwrite(fd, b"\n", end - 1)
+            if cut:
+                self._os.ftruncate(fd, end)
+            if cut or unended:
+                self._os.fsync(fd)
         finally:
             self._os.close(fd)
 

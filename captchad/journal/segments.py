@@ -202,9 +202,7 @@ def synced_length(data: bytes, number: int, base: int = 0) -> int:
 def good_end(data: bytes, number: int, base: int = 0) -> int:
     """Where the last segment ends: at the first bad line behind what was surely synced. `data` begins at `base`."""
     for span in spans(data, number, synced_length(data, number, base) - base, len(data), base):
-        last = span.offset + span.length - base
-        # A record whose newline is another byte is whole, but what is written behind it would be lost.
-        if isinstance(span.line, BadLine) or data[last - 1 : last] != b"\n":
+        if isinstance(span.line, BadLine):
             return span.offset
     return base + len(data)
 

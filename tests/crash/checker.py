@@ -207,6 +207,8 @@ def taken_away(before: State, after: State) -> Breach | None:
         left = after.get(path) or b""
         if left.startswith(data):
             continue
+        if left[-1:] == b"\n" and data.startswith(left[:-1]):
+            data = left + data[len(left) :]  # a newline in the place of another byte took nothing away
         gone = data[_same_bytes(data, left) :].strip(b"\0")
         stray = path not in after and parse_head(data[:HEAD_BYTES], int(Path(path).stem)) is not None
         if gone and not stray and not any(gone in each for each in kept):

@@ -147,13 +147,13 @@ _WRONG_ORDER = [
         recovery.Recovery,
         "_mend_tail",
         "        if torn.strip",
-        "        self._cut(segment_path(self._directory, number), end)\n        if torn.strip",
+        "        self._end_at(segment_path(self._directory, number), end, cut=True)\n        if torn.strip",
         slice="recovery kill",
     ),
 ]
 
 _NOT_DONE = [
-    Mutant("a torn tail left where it is", recovery.Recovery, "_mend_tail", "if not torn or self.failure:", "if True:"),
+    Mutant("a torn tail left where it is", recovery.Recovery, "_mend_tail", "if self.failure:", "if True:"),
     Mutant(
         "recovery believes the page cache",
         recovery.Recovery,

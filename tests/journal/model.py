@@ -115,6 +115,11 @@ class RecordingOs(HookOs):
         self._note(Note("write", path, file, self._sizes[file], bytes(data[:done])))
         self._sizes[file] += done
 
+    def _after_pwrite(self, done, fd, data, offset):
+        path, file = self._open[fd]
+        self._note(Note("write", path, file, offset, bytes(data[:done])))
+        self._sizes[file] = max(self._sizes[file], offset + done)
+
     def _after_ftruncate(self, _, fd, size):
         path, file = self._open[fd]
         if path.endswith("lock") or size == self._sizes[file]:
