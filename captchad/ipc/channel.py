@@ -56,7 +56,7 @@ class Channel:
 
         Raises ValueError or TypeError for a message that cannot be framed; then none of them is queued.
         """
-        self._out += b"".join([_frame(message) for message in messages])
+        self._out += _frame(messages[0]) if len(messages) == 1 else b"".join(map(_frame, messages))
         return self.flush()
 
     def flush(self) -> bool:

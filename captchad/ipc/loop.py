@@ -7,7 +7,7 @@ __all__ = ["Loop", "Timer", "next_beat"]
 
 import heapq
 import math
-import selectors
+import select
 from collections.abc import Callable
 from itertools import count
 
@@ -42,24 +42,27 @@ class Loop:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._watched: dict[int, tuple[Callback | None, Callback | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = count()
 
     def watch(self, fd: int, *, readable: Callback | None = None, writable: Callback | None = None) -> None:
         """Call `readable` or `writable` when `fd` is so. Replaces what was watched before on `fd`."""
-        events = (selectors.EVENT_READ if readable else 0) | (selectors.EVENT_WRITE if writable else 0)
+        events = (select.EPOLLIN if readable else 0) | (select.EPOLLOUT if writable else 0)
         if not events:
             self.unwatch(fd)
-        elif fd in self._selector.get_map():
-            self._selector.modify(fd, events, (readable, writable))
+            return
+        if fd in self._watched:
+            self._epoll.modify(fd, events)
         else:
-            self._selector.register(fd, events, (readable, writable))
+            self._epoll.register(fd, events)
+        self._watched[fd] = (readable, writable)
 
     def unwatch(self, fd: int) -> None:
         """Forget `fd`; call it before the descriptor is closed. Unknown descriptors are fine."""
-        if fd in self._selector.get_map():
-            self._selector.unregister(fd)
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def call_at(self, when: float, callback: Callback) -> Timer:
         """Run `callback` in the first turn at or after monotonic time `when`."""
@@ -73,24 +76,21 @@ class Loop:
     def turn(self, max_wait_s: float | None = None) -> int:
         """Wait for the first event, timer or `max_wait_s`, then run everything that is due, once; how many ran."""
         ran = 0
-        for key, events in self._selector.select(self._wait_s(max_wait_s)):
-            readable, writable = key.data
-            # A callback earlier in this turn may have dropped the descriptor.
-            if events & selectors.EVENT_READ and readable and self._still(key):
+        ready = self._epoll.poll(self._wait_s(max_wait_s))
+        for (fd, events), watched in zip(ready, [self._watched.get(fd) for fd, _ in ready], strict=True):
+            # An error or a hang-up is both. A callback earlier in this turn may have dropped the descriptor.
+            readable, writable = watched or (None, None)
+            if readable and events & ~select.EPOLLOUT and self._watched.get(fd) is watched:
                 ran += 1
                 readable()
-            if events & selectors.EVENT_WRITE and writable and self._still(key):
+            if writable and events & ~select.EPOLLIN and self._watched.get(fd) is watched:
                 ran += 1
                 writable()
         return ran + self._run_timers()
 
     def close(self) -> None:
-        """Close the selector; the watched descriptors stay their owners'."""
-        self._selector.close()
-
-    def _still(self, key: selectors.SelectorKey) -> bool:
-        current = self._selector.get_map().get(key.fd)
-        return current is not None and current.data is key.data
+        """Stop watching; the descriptors stay their owners'."""
+        self._epoll.close()
 
     def _wait_s(self, max_wait_s: float | None) -> float | None:
         while self._timers and self._timers[0][2].callback is None:

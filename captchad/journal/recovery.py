@@ -165,8 +165,8 @@ class Recovery:
     def _end_at(self, path: Path, end: int, *, cut: bool) -> None:
         fd = self._os.open(path, os.O_RDWR)
         try:
-            # The last record may be whole and only its newline be another byte. It stays; but what is written next would
-            # be taken for a part of its line.
+            # The last record may be whole and only its newline be another byte. It stays; but what is written next
+            # would be taken for a part of its line.
             unended = self._os.pread(fd, 1, end - 1) not in (b"\n", b"")
             if unended:
                 self._os.pwrite(fd, b"\n", end - 1)

@@ -185,7 +185,7 @@ class Journal:
 
     def append_ready(self, ready: Draft) -> Entry:
         """The same for a record that is encoded but for its place."""
-        if not self._batch:
+        if not self._batch.bytes:
             self._begin_batch()
         return self._batch.add(ready)
 
@@ -253,12 +253,13 @@ class Journal:
 
         Tries to get more space when there is too little, at most once a second after a refusal.
         """
-        if self._writer is None or self.state == "down":
+        writer = self._writer
+        if writer is None or self.state == "down":
             return False
-        if self.room > self._reserve_bytes:
-            return True
+        if writer.allocated - writer.synced - self._batch.bytes > self._reserve_bytes:
+            return True  # asked for every task
         try:
-            self._writer.reserve(self._batch.bytes + self._reserve_bytes + AHEAD, self._clock.monotonic())
+            writer.reserve(self._batch.bytes + self._reserve_bytes + AHEAD, self._clock.monotonic())
         except OSError as error:
             self._go_down(error)
         return self.room > self._reserve_bytes

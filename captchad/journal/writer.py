@@ -3,7 +3,6 @@
 __all__ = ["AHEAD", "STEP", "LogFile"]
 
 import errno
-import os
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +36,8 @@ class LogFile:
         self.poisoned = False  # a sync has failed, or somebody else wrote here: never touched again
         self.refused = False  # the disk had no room for the last preallocation
         self._osio = osio
-        self._identity = osio.fstat(fd)
+        found = osio.fstat(fd)
+        self._identity = (found.st_dev, found.st_ino)
         self._retry_at = float("-inf")
         self._can_allocate = True
 
@@ -56,7 +56,7 @@ class LogFile:
     def check(self) -> None:
         """Raise OSError when the file is not what it was: gone, replaced, or written by somebody else."""
         there = self._osio.stat(self.path)
-        if not os.path.samestat(there, self._identity) or there.st_size != self.synced:
+        if (there.st_dev, there.st_ino, there.st_size) != (*self._identity, self.synced):
             self.poisoned = True  # what is there is not ours: it is not cut off, either
             raise OSError(errno.ESTALE, "the file was replaced, or written by somebody else")
 

@@ -29,7 +29,6 @@ _Changing = Callable[[Task, int, Mapping[str, Any], Entry], None]
 # Looking a member up in its enum takes longer than most of what is done with it here.
 _ACCEPT, _DELIVERED, _REDRIVE = str(Kind.ACCEPT), str(Kind.DELIVERED), str(Kind.REDRIVE)
 _PENDING = State.PENDING
-_PRIORITIES = tuple(Priority)
 _MOVE = frozenset({Kind.SOLVED, Kind.SUBMITTING, Kind.DEAD})
 _ENDS = frozenset(state for state in State if state.ended)
 _UNFINISHED = tuple(state for state in State if not state.ended)
@@ -74,7 +73,8 @@ class View:
         self.undelivered: dict[str, None] = {}  # ended, without `delivered`
         self.taken = 0  # records that `take_plain` has applied
         self._lines = Lines(self.tasks)
-        self._stand = {b"%d" % priority: self._lines.door(priority) for priority in Priority}
+        self._doors = tuple(map(self._lines.door, Priority))
+        self._stand = {b"%d" % priority: self._doors[priority] for priority in Priority}
         self._deadlines: list[tuple[float, str]] = []
         self._endings = Due()
         self._deaths = Due()
@@ -134,18 +134,18 @@ class View:
 
     def accepted(self, task_id: str, priority: int, entry: Entry) -> None:
         """The same as `apply` for an `accept` record of which no more matters before the task is run."""
-        self._add_cold(task_id, _PRIORITIES[priority], entry.segment, entry.offset, entry.length)
+        self._add_cold(task_id, priority, entry.segment, entry.offset, entry.length)
 
     def moved(self, moves: Mapping[Place, Place]) -> None:
         """Records that were staged stand elsewhere than was promised."""
         self.tasks.moved(moves)
 
-    def _add_cold(self, task_id: str, priority: Priority, segment: int, offset: int, size: int) -> None:
+    def _add_cold(self, task_id: str, priority: int, segment: int, offset: int, size: int) -> None:
         """A new task of which its `accept` record says all."""
         if not self.tasks.take_pending(task_id, segment, offset, size):
             next_state(self.tasks.state(task_id), _ACCEPT)  # raises: an id is accepted once
         self.totals.accepted += 1
-        self._lines.door(priority)(task_id)
+        self._doors[priority](task_id)
 
     def _accept(self, data: Mapping[str, Any], entry: Entry) -> None:
         task_id = data["id"]
@@ -317,7 +317,8 @@ class View:
     def _change(self, task: Task, kind: str, changing: _Changing, data: Mapping[str, Any], entry: Entry) -> None:
         after = next_state(task.state, kind)
         n = int(data.get("n", 0))
-        self.last_n = max(self.last_n, n)
+        if n > self.last_n:
+            self.last_n = n
         moved = n == 0 or n == task.n or kind in _MOVE
         was_ended = task.state in _ENDS
         changing(task, n, data, entry)
@@ -478,10 +479,8 @@ class View:
         self._note_number(task, captcha.n, captcha.provider)
 
     def _note_number(self, task: Task, n: int, provider: str) -> None:
-        task.numbers = (
-            *(known for known in task.numbers if known != n and (known in self.captchas or known in self.attempts)),
-            n,
-        )
+        open_ones = [each for each in task.numbers if each != n and (each in self.captchas or each in self.attempts)]
+        task.numbers = (*open_ones, n)
         self.in_flight[provider] = self.in_flight.get(provider, 0) + 1
         self.last_n = max(self.last_n, n)
 
