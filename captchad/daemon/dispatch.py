@@ -4,32 +4,27 @@ A record first, then its effect: a submit is piped after `submitting` is committ
 captcha polled after its record is. Decisions come from `captchad.policy`; this is the one place that carries them out.
 """
 
-__all__ = ["Dispatcher", "Lane", "ProviderSettings"]
+__all__ = ["Dispatcher"]
 
 import heapq
 import logging
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+from captchad.daemon.providers import OUR_OWN, Providers, ProviderSettings
 from captchad.ipc.channel import Message
 from captchad.model.clock import Clock
-from captchad.model.codes import lookup
 from captchad.model.errors import JournalDamaged, JournalDown, TaskError
 from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
-from captchad.policy import breaker as breakers
 from captchad.policy import routing
-from captchad.policy.breaker import Breaker, BreakerSettings
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
 from captchad.supervisor.crew import Worker
 from captchad.worker.main import SUBMIT_THREADS
-
-#: So many of the latest captchas make the error rate: an outage of yesterday says nothing of today.
-RECENT_ENDS = 200
 
 #: Orders a turn: a slice, so that a long queue does not hold up heartbeats.
 ORDERS_A_TURN = 128
@@ -44,48 +39,6 @@ RESUMED_S = 30.0
 #: A submit that a worker has not begun within this part of `stall_s` is given back: a worker that hung meanwhile
 #: must not begin it when it wakes up.
 LEASE_PART = 0.5
-
-#: Reasons of `not_sent` that say nothing about the provider.
-OUR_OWN = frozenset({"lease", "recall", "drain", "orphan", "pipe", "provider", "closed", "worker died", "never began"})
-
-#: The provider does not take the key.
-KEY_REFUSED = frozenset({"ERROR_WRONG_USER_KEY", "ERROR_KEY_DOES_NOT_EXIST"})
-
-#: Codes of a worker's own faults: no provider said them.
-NOT_THE_PROVIDERS = frozenset({"INTERNAL", "NO_PROVIDER"})
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSettings:
-    """One `[[provider]]` with its key."""
-
-    name: str
-    url: str
-    key: str = field(repr=False)
-    max_in_flight: int
-    priority: int
-    first_poll_s: float
-    poll_s: float
-    timeout_s: float
-    submit_s: float
-    pause_s: float
-
-
-@dataclass(slots=True)
-class Lane:
-    """A provider and what is known of its health."""
-
-    settings: ProviderSettings
-    breaker: Breaker = field(default_factory=Breaker)
-    leaving: bool = False  # not in the configuration any more: polled out, given nothing new
-    replaced_good_key: bool = False  # the key before this one worked; this one has not yet
-    key_works: bool = False  # a submit was taken under it
-    solved: int = 0
-    failed: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.settings.name
 
 
 @dataclass(slots=True)
@@ -107,24 +60,19 @@ class Dispatcher:
         self,
         queue: Queue,
         clock: Clock,
-        breaker_settings: BreakerSettings,
+        providers: Providers,
         stall_s: float,
         worker_config: Callable[[], Message],
         forget_side_file: Callable[[WorkerKey], None],
-        key_refused: Callable[[str], None],
         log: logging.Logger,
     ) -> None:
         self.queue = queue
-        self.lanes: dict[str, Lane] = {}
-        self.breaker_settings = breaker_settings
+        self.providers = providers
         self.stall_s = stall_s
         self.draining = False
-        self.recent_ends: deque[bool] = deque(maxlen=RECENT_ENDS)  # whether the latest captchas were solved
-        self.api_calls: dict[tuple[str, str, str], int] = {}  # (provider, operation, outcome)
         self._clock = clock
         self._worker_config = worker_config
         self._forget_side_file = forget_side_file
-        self._key_refused = key_refused
         self._log = log
         self._loads: dict[WorkerKey, _Load] = {}
         self._poller: dict[int, _Load] = {}  # captcha -> who polls it
@@ -137,26 +85,10 @@ class Dispatcher:
     # ---------------------------------------------------------------- providers
 
     def set_providers(self, providers: Mapping[str, ProviderSettings]) -> None:
-        """Take a new configuration. A provider that is gone from it stays until its captchas are answered."""
-        for name, settings in providers.items():
-            lane = self.lanes.get(name)
-            if lane is None:
-                self.lanes[name] = Lane(settings)
-            else:
-                if lane.settings.key != settings.key or lane.settings.url != settings.url:
-                    lane.breaker = Breaker()  # what was known of the old key or address says nothing of the new
-                    lane.replaced_good_key = lane.key_works
-                    lane.key_works = False
-                lane.settings, lane.leaving = settings, False
-        for name, lane in list(self.lanes.items()):
-            if name not in providers:
-                lane.leaving = True
+        """Take a new configuration, and tell the workers."""
+        self.providers.configure(providers)
         for load in self._loads.values():
             load.worker.send(self._worker_config())
-
-    def keep_leaving(self, settings: ProviderSettings) -> None:
-        """Poll out what this provider has; it left the configuration before the start."""
-        self.lanes[settings.name] = Lane(settings, leaving=True)
 
     def resume(self) -> None:
         """After a start: poll every captcha that the journal knows, under its id."""
@@ -165,7 +97,7 @@ class Dispatcher:
             self._adopt(captcha, at_least_s=RESUMED_S)
 
     def _adopt(self, captcha: Captcha, *, at_least_s: float = 0.0) -> None:
-        lane = self.lanes.get(captcha.provider)
+        lane = self.providers.lanes.get(captcha.provider)
         timeout_s = lane.settings.timeout_s if lane else 180.0
         age_s = max(0.0, self.queue.now() - captcha.submitted_at)
         life_s = timeout_s * (LATE_LIFE_FACTOR if captcha.late else 1.0)
@@ -187,9 +119,7 @@ class Dispatcher:
             self._run_suspects()
             self._order_submits()
         self._assign_polls()
-        for name in [lane.name for lane in self.lanes.values() if lane.leaving]:
-            if not self.queue.view.in_flight.get(name):
-                del self.lanes[name]  # its last captcha is answered
+        self.providers.forget_left(self.queue.view.in_flight)
 
     def wait_s(self) -> float | None:
         """Seconds until something here becomes due; None when nothing will by itself."""
@@ -201,11 +131,7 @@ class Dispatcher:
         if due_at is not None:
             times.append(due_at - self.queue.now())
         if self.queue.view.lines["ready"]:
-            times += [
-                lane.breaker.open_until - now
-                for lane in self.lanes.values()
-                if lane.breaker.tripped and lane.breaker.open_until > now
-            ]
+            times += [at - now for at in self.providers.next_tries(now)]
         return max(0.0, min(times)) if times else None
 
     def _order_submits(self) -> None:
@@ -223,23 +149,8 @@ class Dispatcher:
                 return
 
     def _choose_provider(self) -> str | None:
-        now = self._clock.monotonic()
-        return routing.choose(
-            routing.Lane(
-                lane.name,
-                lane.settings.priority,
-                self.queue.view.in_flight.get(lane.name, 0),
-                lane.settings.max_in_flight,
-                self._room(lane, now),
-            )
-            for lane in self.lanes.values()
-            if not lane.leaving
-        )
-
-    def _room(self, lane: Lane, now: float) -> int:
-        probing = sum(list(load.submits.values()).count(lane.name) for load in self._loads.values())
-        allowed = breakers.allowance(lane.breaker, now, probing)
-        return lane.settings.max_in_flight if allowed is None else allowed
+        submitting = Counter(provider for load in self._loads.values() for provider in load.submits.values())
+        return self.providers.choose(self.queue.view.in_flight, submitting)
 
     def _freest(self) -> _Load | None:
         free = [
@@ -286,7 +197,7 @@ class Dispatcher:
             captcha = self.queue.view.captchas.get(n)
             if captcha is None:
                 del self._unpolled[n]
-            elif captcha.task_id in self._suspects or captcha.provider not in self.lanes:
+            elif captcha.task_id in self._suspects or captcha.provider not in self.providers.lanes:
                 # A suspect waits for a worker of its own; it goes to the end of the line.
                 del self._unpolled[n]
                 self._unpolled[n] = None
@@ -301,7 +212,7 @@ class Dispatcher:
         load.worker.send(self._poll_message(captcha, at_once=at_once))
 
     def _poll_message(self, captcha: Captcha, *, at_once: bool = False) -> Message:
-        settings = self.lanes[captcha.provider].settings
+        settings = self.providers.lanes[captcha.provider].settings
         task = self.queue.view.tasks[captcha.task_id]
         first_s = routing.first_poll_s(task.method, settings.first_poll_s)
         due_s = max(0.0, captcha.submitted_at + first_s - self.queue.now())
@@ -346,13 +257,12 @@ class Dispatcher:
                 self.queue.give_up_late(captcha)
                 continue
             self.queue.timed_out(captcha)
-            self._note(captcha.provider, "poll", "timeout")
-            self.recent_ends.append(False)
+            self.providers.timed_out(captcha.provider)
             if n in self.queue.view.captchas:
                 self._slow_down(captcha)
 
     def _slow_down(self, captcha: Captcha) -> None:
-        lane = self.lanes.get(captcha.provider)
+        lane = self.providers.lanes.get(captcha.provider)
         if lane is None:
             return
         life_s = lane.settings.timeout_s * (LATE_LIFE_FACTOR - 1.0)
@@ -394,7 +304,7 @@ class Dispatcher:
     def _runnable(self, task: Task) -> bool:
         if task.state is State.SUBMITTED:
             captcha = self.queue.view.captchas.get(task.n)
-            return task.n in self._unpolled and captcha is not None and captcha.provider in self.lanes
+            return task.n in self._unpolled and captcha is not None and captcha.provider in self.providers.lanes
         return task.state is State.PENDING and task.where == "ready" and self._choose_provider() is not None
 
     def _is_at(self, load: _Load, task_id: str) -> bool:
@@ -402,7 +312,7 @@ class Dispatcher:
 
     def _run_alone(self, task: Task, ward: _Load) -> None:
         captcha = self.queue.view.captchas.get(task.n)
-        if task.state is State.SUBMITTED and captcha is not None and captcha.provider in self.lanes:
+        if task.state is State.SUBMITTED and captcha is not None and captcha.provider in self.providers.lanes:
             self._poll_at(ward, captcha, at_once=True)
         elif task.state is State.PENDING and task.where == "ready":
             provider = self._choose_provider()
@@ -448,10 +358,10 @@ class Dispatcher:
                 load.executing.discard(n)
                 self._cleared_if_alone(load, n)
             case "fault":
-                self._provider_fault(message["provider"], message["op"], message["code"], Category(message["category"]))
+                self.providers.fault(message["provider"], message["op"], message["code"], Category(message["category"]))
             case "ok":
-                self._note(message["provider"], "poll", "ok")
-                self._poll_answered(message["provider"])
+                self.providers.note(message["provider"], "poll", "ok")
+                self.providers.poll_answered(message["provider"])
             case "out":
                 load.executing.discard(n)
                 self._cleared_if_alone(load, n)
@@ -466,20 +376,20 @@ class Dispatcher:
                 self._submitted(n, message["cid"], provider, load)
             case "refused":
                 category = Category(message["category"])
-                outage = self._outage(provider)
-                self._provider_fault(provider, "submit", message["code"], category)
+                outage = self.providers.outage(provider)
+                self.providers.fault(provider, "submit", message["code"], category)
                 self.queue.refused(n, message["code"], category, message.get("text", ""), outage=outage)
             case "not_sent":
                 self._not_sent(n, provider, message.get("reason", ""))
             case "unknown":
-                self._provider_fault(provider, "submit", "UNPARSEABLE", Category.TRANSIENT)
+                self.providers.fault(provider, "submit", "UNPARSEABLE", Category.TRANSIENT)
                 self.queue.unknown(n, message.get("reason", ""), by_crash=False)
             case "solved":
-                self._ended_at(provider, "solved")
+                self.providers.ended(provider, "solved")
                 self.queue.solved(n, {key: message.get(key) for key in ("token", "answer", "extra")})
             case "failed":
-                self._ended_at(provider, "failed")
-                self._note(provider, "poll", message["code"])
+                self.providers.ended(provider, "failed")
+                self.providers.note(provider, "poll", message["code"])
                 self.queue.failed(n, message["code"], Category(message["category"]), message.get("text", ""))
             case unknown:
                 raise ValueError(f"an outcome of an unknown kind: {unknown!r}")
@@ -490,15 +400,7 @@ class Dispatcher:
     def _submitted(self, n: int, cid: str, provider: str, load: _Load | None) -> None:
         known = n in self.queue.view.captchas
         self.queue.submitted(n, cid)
-        self._note(provider, "submit", "ok")
-        lane = self.lanes.get(provider)
-        if lane is not None:
-            lane.key_works = True
-            lane.replaced_good_key = False
-            before, now = lane.breaker, self._clock.monotonic()
-            lane.breaker = breakers.on_success(before, now, self.breaker_settings)
-            if before.tripped and not lane.breaker.tripped:
-                self._log.warning(f"provider {provider}: closed again after {before.reason}")
+        self.providers.submit_taken(provider)
         captcha = self.queue.view.captchas.get(n)
         if captcha is None or known:
             return  # its task has ended meanwhile: recorded and counted, not polled; or it is said for the second time
@@ -520,7 +422,7 @@ class Dispatcher:
     def _not_sent(self, n: int, provider: str, reason: str) -> None:
         ours = reason in OUR_OWN or reason.startswith("exception: ")
         if not ours:
-            self._provider_fault(provider, "submit", "NETWORK", Category.TRANSIENT)
+            self.providers.fault(provider, "submit", "NETWORK", Category.TRANSIENT)
         # An exception is ours, too, but may come again at once and for ever.
         self.queue.not_sent(n, reason, backoff=not ours or reason.startswith("exception: "))
 
@@ -549,60 +451,10 @@ class Dispatcher:
         self._suspects[task_id] = None
         self.queue.crashed(task_id, alone=alone, stall=stall)
 
-    # ---------------------------------------------------------------- provider health
-
     def _provider_of(self, n: int) -> str:
         view = self.queue.view
         known = view.attempts.get(n) or view.captchas.get(n)
         return known.provider if known else ""
-
-    def _outage(self, provider: str) -> bool:
-        lane = self.lanes.get(provider)
-        return lane is not None and lane.breaker.tripped
-
-    def _provider_fault(self, provider: str, operation: str, code: str, category: Category) -> None:
-        """Feed the breaker. A task-specific code is no fault of the provider's."""
-        self._note(provider, operation, code)
-        lane = self.lanes.get(provider)
-        if lane is None or category is Category.TASK or code in NOT_THE_PROVIDERS:
-            return
-        now = self._clock.monotonic()
-        before = breakers.state_word(lane.breaker, now)
-        known = lookup(code)
-        if known.suspends:
-            # Calls during a suspension prolong it: its own time counts, however short the configured pause.
-            lane.breaker = breakers.on_pause(now, known.pause_s or lane.settings.pause_s, code)
-        elif category in (Category.PERMANENT, Category.BUDGET):
-            lane.breaker = breakers.on_pause(now, lane.settings.pause_s, code)
-            if code in KEY_REFUSED and lane.replaced_good_key:
-                self._key_refused(f"provider {provider} refuses the new key ({code})")
-        else:
-            lane.breaker = breakers.on_fault(lane.breaker, now, code, self.breaker_settings)
-        after = breakers.state_word(lane.breaker, now)
-        if before != after:
-            wait_s = lane.breaker.open_until - now
-            self._log.warning(f"provider {provider}: {before} -> {after} after {code}; next try in {wait_s:.1f} s")
-
-    def _poll_answered(self, provider: str) -> None:
-        lane = self.lanes.get(provider)
-        if lane is not None and not lane.breaker.tripped:
-            lane.breaker = breakers.on_success(lane.breaker, self._clock.monotonic(), self.breaker_settings)
-
-    def _ended_at(self, provider: str, outcome: str) -> None:
-        self.recent_ends.append(outcome == "solved")
-        lane = self.lanes.get(provider)
-        if lane is None:
-            return
-        if outcome == "solved":
-            lane.solved += 1
-        else:
-            lane.failed += 1
-        self._note(provider, "poll", outcome)
-        self._poll_answered(provider)
-
-    def _note(self, provider: str, operation: str, outcome: str) -> None:
-        key = (provider, operation, outcome)
-        self.api_calls[key] = self.api_calls.get(key, 0) + 1
 
     # ---------------------------------------------------------------- stopping work
 

@@ -26,6 +26,7 @@ from captchad.daemon.configuration import Configuration, ReloadOutcome
 from captchad.daemon.dispatch import Dispatcher
 from captchad.daemon.intake import QueueSink
 from captchad.daemon.orphans import Orphans
+from captchad.daemon.providers import Providers
 from captchad.daemon.publish import Publisher
 from captchad.daemon.space import low_space
 from captchad.daemon.status import Reporter, write_status_file
@@ -126,14 +127,14 @@ class Parent:
         dirs.make()
         self.results = Results(dirs, self.clock)
         self.publisher = Publisher(self.queue, self.results, self.clock, self.log)
+        self.providers = Providers(self.clock, pick.breaker_settings(config), self.configuration.own_fault, self.log)
         self.dispatcher = Dispatcher(
             self.queue,
             self.clock,
-            pick.breaker_settings(config),
+            self.providers,
             config.supervision.stall_s,
             self._worker_config,
             self._forget_side_file,
-            self.configuration.own_fault,
             self.log,
         )
         self.crew = Crew(
@@ -195,7 +196,7 @@ class Parent:
     def _keep_leaving_providers(self) -> None:
         """Providers that left the configuration with captchas in flight: as the last generation that had them says."""
         for name in sorted({captcha.provider for captcha in self.queue.view.captchas.values()}):
-            if name in self.dispatcher.lanes:
+            if name in self.providers.lanes:
                 continue
             earlier = self.configuration.earlier_provider(name)
             if earlier is None:
@@ -203,7 +204,7 @@ class Parent:
                     f"provider {name} is in no known configuration: its captchas in flight cannot be polled"
                 )
             else:
-                self.dispatcher.keep_leaving(pick.provider_settings(*earlier)[name])
+                self.providers.keep_leaving(pick.provider_settings(*earlier)[name])
 
     def _catch_signals(self) -> None:
         """Handlers only note the number; the wake-up pipe turns the loop."""
@@ -245,7 +246,7 @@ class Parent:
                     "submit_s": lane.settings.submit_s,
                     "poll_timeout_s": lane.settings.submit_s,
                 }
-                for lane in self.dispatcher.lanes.values()
+                for lane in self.providers.lanes.values()
             },
         }
 
@@ -516,7 +517,7 @@ class Parent:
         self.queue.settings = pick.queue_settings(config)
         self.journal.segment_bytes = config.queue.segment_mb << 20
         self.intake.allowed_hosts = config.policy.allowed_hosts
-        self.dispatcher.breaker_settings = pick.breaker_settings(config)
+        self.providers.breaker_settings = pick.breaker_settings(config)
         self.dispatcher.stall_s = config.supervision.stall_s
         self.crew.settings = pick.crew_settings(config)
         self.dispatcher.set_providers(pick.provider_settings(config, self.configuration.keys))
@@ -529,7 +530,7 @@ class Parent:
     def _tick_config(self, now: float) -> None:
         if self.crew.boot_failures >= max(2, self.crew.settings.workers):
             self.configuration.own_fault("workers cannot boot")
-        outage = any(lane.breaker.tripped for lane in self.dispatcher.lanes.values())
+        outage = any(lane.breaker.tripped for lane in self.providers.lanes.values())
         self.configuration.tick(now, outage=outage)
         if self.configuration.take_changed():
             self._apply()

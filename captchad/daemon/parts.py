@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from captchad.daemon.configuration import Configuration, ReloadOutcome
 from captchad.daemon.dispatch import Dispatcher
 from captchad.daemon.orphans import Orphans
+from captchad.daemon.providers import Providers
 from captchad.daemon.publish import Publisher
 from captchad.model.clock import Clock
 from captchad.queue.queue import Queue
@@ -32,6 +33,7 @@ class Parts(Protocol):
     clock: Clock
     configuration: Configuration
     queue: Queue
+    providers: Providers
     dispatcher: Dispatcher
     crew: Crew
     publisher: Publisher

@@ -5,7 +5,7 @@ __all__ = ["breaker_settings", "crew_settings", "provider_settings", "queue_sett
 from collections.abc import Mapping
 
 from captchad.config.schema import Config
-from captchad.daemon.dispatch import ProviderSettings
+from captchad.daemon.providers import ProviderSettings
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.retry import RetrySettings
 from captchad.queue.queue import QueueSettings

@@ -43,7 +43,7 @@ class Reporter:
             "daemon": self._daemon(),
             "workers": self._workers(),
             "queue": self._queue(),
-            "providers": [self._provider(name) for name in self._parent.dispatcher.lanes],
+            "providers": [self._provider(name) for name in self._parent.providers.lanes],
         }
 
     def _daemon(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Reporter:
 
     def error_rate(self) -> float:
         """Share of the latest captchas that ended without an answer; 0 with too few to judge."""
-        ends = self._parent.dispatcher.recent_ends
+        ends = self._parent.providers.recent_ends
         return ends.count(False) / len(ends) if len(ends) >= FEWEST_ENDS else 0.0
 
     def problems(self) -> list[str]:
@@ -104,7 +104,7 @@ class Reporter:
             found.append(f"intake waits: {parent.intake.down_reason}")
         if parent.crew.alive < parent.configuration.config.daemon.min_workers:
             found.append(f"{parent.crew.alive} of {parent.configuration.config.daemon.workers} workers are alive")
-        for lane in parent.dispatcher.lanes.values():
+        for lane in parent.providers.lanes.values():
             word = state_word(lane.breaker, now)
             if word != "closed":
                 wait_s = max(0.0, lane.breaker.open_until - now)
@@ -219,7 +219,7 @@ class Reporter:
         }
 
     def _provider(self, name: str) -> dict[str, Any]:
-        lane = self._parent.dispatcher.lanes[name]
+        lane = self._parent.providers.lanes[name]
         ended = lane.solved + lane.failed
         return {
             "name": name,
@@ -311,7 +311,7 @@ class Reporter:
                 "Calls of the provider, by outcome.",
                 [
                     [{"provider": provider, "op": operation, "outcome": outcome}, count]
-                    for (provider, operation, outcome), count in sorted(parent.dispatcher.api_calls.items())
+                    for (provider, operation, outcome), count in sorted(parent.providers.api_calls.items())
                 ],
             ],
             _single("captchad_journal_bytes", "gauge", "Bytes in segments.", parent.queue.journal.size_bytes),

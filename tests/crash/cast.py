@@ -14,6 +14,7 @@ from typing import Any
 
 from captchad.daemon.dispatch import Dispatcher
 from captchad.daemon.orphans import Orphans
+from captchad.daemon.providers import Providers
 from captchad.journal.osio import Os
 from captchad.journal.sidefile import SideFile, remove_side_files, side_files
 from captchad.journal.store import Journal
@@ -67,11 +68,10 @@ class Parent:
         self.dispatcher = Dispatcher(
             self.queue,
             clock,
-            BreakerSettings(5, 3.0, 2),
+            Providers(clock, BreakerSettings(5, 3.0, 2), lambda reason: None, _log),
             20.0,
             lambda: {"m": "config"},
             lambda key: None,
-            lambda reason: None,
             _log,
         )
         self.orphans = Orphans(directory, self.queue, self.dispatcher.outcome, self._remove_side_file, _log)

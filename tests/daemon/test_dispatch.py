@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from captchad.daemon.dispatch import Dispatcher, ProviderSettings
+from captchad.daemon.dispatch import Dispatcher
+from captchad.daemon.providers import Providers, ProviderSettings
 from captchad.ipc.channel import Channel
 from captchad.journal.store import Journal
 from captchad.policy.breaker import BreakerSettings
@@ -37,11 +38,10 @@ class Bench:
         self.dispatcher = Dispatcher(
             self.queue,
             self.clock,
-            BreakerSettings(5, 10.0, 1),
+            Providers(self.clock, BreakerSettings(5, 10.0, 1), print, logging.getLogger("test")),
             10.0,
             lambda: {"m": "config"},
             lambda _: None,
-            print,
             logging.getLogger("test"),
         )
         self.dispatcher.set_providers({"p": PROVIDER})

@@ -83,7 +83,7 @@ def test_the_only_worker_polls_on_while_a_suspect_has_no_provider(bench: Bench) 
     bench.dispatcher.on_death(first, "crash")
     first.child.close()
     assert bench.queue.view.tasks["a"].where == "ready"
-    bench.dispatcher._provider_fault("p", "submit", "ERROR_ZERO_BALANCE", Category.BUDGET)
+    bench.dispatcher.providers.fault("p", "submit", "ERROR_ZERO_BALANCE", Category.BUDGET)
     second = bench.worker(2)
     bench.turn()
 

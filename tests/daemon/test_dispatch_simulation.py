@@ -16,8 +16,9 @@ from typing import Any, cast
 
 import pytest
 
-from captchad.daemon.dispatch import Dispatcher, ProviderSettings
+from captchad.daemon.dispatch import Dispatcher
 from captchad.daemon.orphans import Orphans
+from captchad.daemon.providers import Providers, ProviderSettings
 from captchad.journal.osio import Os
 from captchad.journal.places import RecordFiles
 from captchad.journal.sidefile import SideFile, remove_side_files, side_files
@@ -220,11 +221,10 @@ class Simulation:
         self.dispatcher = Dispatcher(
             self.queue,
             self.clock,
-            BreakerSettings(5, 3.0, 2),
+            Providers(self.clock, BreakerSettings(5, 3.0, 2), lambda reason: None, logging.getLogger("test")),
             20.0,
             lambda: {"m": "config"},
             lambda key: remove_side_files([self.directory / "workers" / f"{key[0]}-{key[1]}.jsonl"]),
-            lambda reason: None,
             logging.getLogger("test"),
         )
         names = ["a", "b"] if self.max_in_flight == 100 else ["a"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from captchad.daemon.dispatch import RECENT_ENDS
+from captchad.daemon.providers import RECENT_ENDS
 from captchad.daemon.status import FEWEST_ENDS, Reporter
 from captchad.supervisor.crew import Worker
 from tests.daemon.test_dispatch import Bench
@@ -31,7 +31,7 @@ def end(bench: Bench, worker: Worker, task_id: str, *, solved: bool) -> None:
 
 
 def test_failures_of_long_ago_do_not_count(bench: Bench) -> None:
-    reporter = Reporter(SimpleNamespace(dispatcher=bench.dispatcher))  # type: ignore[arg-type]  # all that it reads
+    reporter = Reporter(SimpleNamespace(providers=bench.dispatcher.providers))  # type: ignore[arg-type]  # all that it reads
     worker = bench.worker(1)
     for number in range(FEWEST_ENDS - 1):
         end(bench, worker, f"bad-{number}", solved=False)
@@ -49,4 +49,4 @@ def test_a_captcha_that_timed_out_is_an_end_without_an_answer(bench: Bench) -> N
     bench.clock.advance(1000.0)
     bench.turn()
 
-    assert list(bench.dispatcher.recent_ends) == [False]
+    assert list(bench.dispatcher.providers.recent_ends) == [False]

@@ -1,0 +1,205 @@
+"""The providers and what is known of their health: which takes the next submit, what a fault or a success means.
+
+Decisions come from `captchad.policy`; the state that they work on lives here, in the parent alone.
+"""
+
+__all__ = ["OUR_OWN", "RECENT_ENDS", "Lane", "ProviderSettings", "Providers"]
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from captchad.model.clock import Clock
+from captchad.model.codes import lookup
+from captchad.model.states import Category
+from captchad.policy import breaker as breakers
+from captchad.policy import routing
+from captchad.policy.breaker import Breaker, BreakerSettings
+
+#: So many of the latest captchas make the error rate: an outage of yesterday says nothing of today.
+RECENT_ENDS = 200
+
+#: Reasons of `not_sent` that say nothing about the provider.
+OUR_OWN = frozenset({"lease", "recall", "drain", "orphan", "pipe", "provider", "closed", "worker died", "never began"})
+
+#: The provider does not take the key.
+KEY_REFUSED = frozenset({"ERROR_WRONG_USER_KEY", "ERROR_KEY_DOES_NOT_EXIST"})
+
+#: Codes of a worker's own faults: no provider said them.
+NOT_THE_PROVIDERS = frozenset({"INTERNAL", "NO_PROVIDER"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """One `[[provider]]` with its key."""
+
+    name: str
+    url: str
+    key: str = field(repr=False)
+    max_in_flight: int
+    priority: int
+    first_poll_s: float
+    poll_s: float
+    timeout_s: float
+    submit_s: float
+    pause_s: float
+
+
+@dataclass(slots=True)
+class Lane:
+    """A provider and what is known of its health."""
+
+    settings: ProviderSettings
+    breaker: Breaker = field(default_factory=Breaker)
+    leaving: bool = False  # not in the configuration any more: polled out, given nothing new
+    replaced_good_key: bool = False  # the key before this one worked; this one has not yet
+    key_works: bool = False  # a submit was taken under it
+    solved: int = 0
+    failed: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+
+class Providers:
+    """All lanes, by name. `key_refused` is told when a new key is refused whose predecessor was taken."""
+
+    def __init__(
+        self, clock: Clock, breaker_settings: BreakerSettings, key_refused: Callable[[str], None], log: logging.Logger
+    ) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self.breaker_settings = breaker_settings
+        self.recent_ends: deque[bool] = deque(maxlen=RECENT_ENDS)  # whether the latest captchas were solved
+        self.api_calls: dict[tuple[str, str, str], int] = {}  # (provider, operation, outcome)
+        self._clock = clock
+        self._key_refused = key_refused
+        self._log = log
+
+    # ---------------------------------------------------------------- configuration
+
+    def configure(self, providers: Mapping[str, ProviderSettings]) -> None:
+        """Take a new configuration. A provider that is gone from it stays until its captchas are answered."""
+        for name, settings in providers.items():
+            lane = self.lanes.get(name)
+            if lane is None:
+                self.lanes[name] = Lane(settings)
+            else:
+                if lane.settings.key != settings.key or lane.settings.url != settings.url:
+                    lane.breaker = Breaker()  # what was known of the old key or address says nothing of the new
+                    lane.replaced_good_key = lane.key_works
+                    lane.key_works = False
+                lane.settings, lane.leaving = settings, False
+        for name, lane in list(self.lanes.items()):
+            if name not in providers:
+                lane.leaving = True
+
+    def keep_leaving(self, settings: ProviderSettings) -> None:
+        """Poll out what this provider has; it left the configuration before the start."""
+        self.lanes[settings.name] = Lane(settings, leaving=True)
+
+    def forget_left(self, in_flight: Mapping[str, int]) -> None:
+        """Drop the leaving ones whose last captcha is answered."""
+        for name in [lane.name for lane in self.lanes.values() if lane.leaving]:
+            if not in_flight.get(name):
+                del self.lanes[name]
+
+    # ---------------------------------------------------------------- choosing
+
+    def choose(self, in_flight: Mapping[str, int], submitting: Mapping[str, int]) -> str | None:
+        """Which provider takes a submit now; None when none does. Both say how many each has."""
+        now = self._clock.monotonic()
+        return routing.choose(
+            routing.Lane(
+                lane.name,
+                lane.settings.priority,
+                in_flight.get(lane.name, 0),
+                lane.settings.max_in_flight,
+                self._room(lane, now, submitting.get(lane.name, 0)),
+            )
+            for lane in self.lanes.values()
+            if not lane.leaving
+        )
+
+    def _room(self, lane: Lane, now: float, probing: int) -> int:
+        allowed = breakers.allowance(lane.breaker, now, probing)
+        return lane.settings.max_in_flight if allowed is None else allowed
+
+    def next_tries(self, now: float) -> Iterator[float]:
+        """Monotonic times at which one may be tried again that is open now."""
+        for lane in self.lanes.values():
+            if lane.breaker.tripped and lane.breaker.open_until > now:
+                yield lane.breaker.open_until
+
+    # ---------------------------------------------------------------- health
+
+    def outage(self, provider: str) -> bool:
+        """Whether its breaker is not closed."""
+        lane = self.lanes.get(provider)
+        return lane is not None and lane.breaker.tripped
+
+    def fault(self, provider: str, operation: str, code: str, category: Category) -> None:
+        """Feed the breaker. A task-specific code is no fault of the provider's."""
+        self.note(provider, operation, code)
+        lane = self.lanes.get(provider)
+        if lane is None or category is Category.TASK or code in NOT_THE_PROVIDERS:
+            return
+        now = self._clock.monotonic()
+        before = breakers.state_word(lane.breaker, now)
+        known = lookup(code)
+        if known.suspends:
+            # Calls during a suspension prolong it: its own time counts, however short the configured pause.
+            lane.breaker = breakers.on_pause(now, known.pause_s or lane.settings.pause_s, code)
+        elif category in (Category.PERMANENT, Category.BUDGET):
+            lane.breaker = breakers.on_pause(now, lane.settings.pause_s, code)
+            if code in KEY_REFUSED and lane.replaced_good_key:
+                self._key_refused(f"provider {provider} refuses the new key ({code})")
+        else:
+            lane.breaker = breakers.on_fault(lane.breaker, now, code, self.breaker_settings)
+        after = breakers.state_word(lane.breaker, now)
+        if before != after:
+            wait_s = lane.breaker.open_until - now
+            self._log.warning(f"provider {provider}: {before} -> {after} after {code}; next try in {wait_s:.1f} s")
+
+    def submit_taken(self, provider: str) -> None:
+        """It has taken a submit."""
+        self.note(provider, "submit", "ok")
+        lane = self.lanes.get(provider)
+        if lane is None:
+            return
+        lane.key_works = True
+        lane.replaced_good_key = False
+        before, now = lane.breaker, self._clock.monotonic()
+        lane.breaker = breakers.on_success(before, now, self.breaker_settings)
+        if before.tripped and not lane.breaker.tripped:
+            self._log.warning(f"provider {provider}: closed again after {before.reason}")
+
+    def poll_answered(self, provider: str) -> None:
+        """It has answered a poll properly."""
+        lane = self.lanes.get(provider)
+        if lane is not None and not lane.breaker.tripped:
+            lane.breaker = breakers.on_success(lane.breaker, self._clock.monotonic(), self.breaker_settings)
+
+    def ended(self, provider: str, outcome: str) -> None:
+        """A captcha there has ended: solved, or not."""
+        self.recent_ends.append(outcome == "solved")
+        lane = self.lanes.get(provider)
+        if lane is None:
+            return
+        if outcome == "solved":
+            lane.solved += 1
+        else:
+            lane.failed += 1
+        self.note(provider, "poll", outcome)
+        self.poll_answered(provider)
+
+    def timed_out(self, provider: str) -> None:
+        """A captcha there was not answered in its time."""
+        self.note(provider, "poll", "timeout")
+        self.recent_ends.append(False)
+
+    def note(self, provider: str, operation: str, outcome: str) -> None:
+        """Count a call."""
+        key = (provider, operation, outcome)
+        self.api_calls[key] = self.api_calls.get(key, 0) + 1
