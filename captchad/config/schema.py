@@ -303,6 +303,19 @@ class Breaker:
     half_open_successes: int = field(
         default=3, metadata=_key(Int(1, 1000), "Good trial calls that close it again.", "calls")
     )
+    return_successes: int = field(
+        default=5,
+        metadata=_key(
+            Int(1, 1000),
+            "Submits in a row that a provider must take, once its breaker has opened, before it is preferred again;"
+            " until then others come first, whatever their priority.",
+            "submits",
+        ),
+    )
+    return_after_s: float = field(
+        default=120.0,
+        metadata=_seconds(0, _DAY, "Least time between a breaker's opening and its provider's being preferred again."),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from captchad.model.states import Category
 from captchad.policy import breaker as breakers
 from captchad.policy import routing
 from captchad.policy.breaker import Breaker, BreakerSettings
+from captchad.policy.routing import Absence
 
 #: So many of the latest captchas make the error rate: an outage of yesterday says nothing of today.
 RECENT_ENDS = 200
@@ -52,6 +53,7 @@ class Lane:
 
     settings: ProviderSettings
     breaker: Breaker = field(default_factory=Breaker)
+    absence: Absence | None = None  # it was left, and is not back yet
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
@@ -88,6 +90,7 @@ class Providers:
             else:
                 if lane.settings.key != settings.key or lane.settings.url != settings.url:
                     lane.breaker = Breaker()  # what was known of the old key or address says nothing of the new
+                    lane.absence = None
                     lane.replaced_good_key = lane.key_works
                     lane.key_works = False
                 lane.settings, lane.leaving = settings, False
@@ -117,10 +120,22 @@ class Providers:
                 in_flight.get(lane.name, 0),
                 lane.settings.max_in_flight,
                 self._room(lane, now, submitting.get(lane.name, 0)),
+                self._is_last_resort(lane, now, submitting.get(lane.name, 0)),
             )
             for lane in self.lanes.values()
             if not lane.leaving
         )
+
+    def _is_last_resort(self, lane: Lane, now: float, submitting: int) -> bool:
+        if lane.absence is None:
+            return False
+        settings = self.breaker_settings.return_settings
+        if not routing.is_back(lane.absence, now, settings):
+            return routing.probes(lane.absence, submitting, settings) == 0
+        if len(self.lanes) > 1:
+            self._log.warning(f"provider {lane.name}: back, {now - lane.absence.since:.0f} s after it was left")
+        lane.absence = None
+        return False
 
     def _room(self, lane: Lane, now: float, probing: int) -> int:
         allowed = breakers.allowance(lane.breaker, now, probing)
@@ -131,6 +146,17 @@ class Providers:
         for lane in self.lanes.values():
             if lane.breaker.tripped and lane.breaker.open_until > now:
                 yield lane.breaker.open_until
+
+    def why_held_back(self, name: str) -> str | None:
+        """Why this provider takes fewer submits than it could now, or none; None when nothing is in the way."""
+        lane, now = self.lanes[name], self._clock.monotonic()
+        if lane.leaving:
+            return "not in the configuration any more: polled out"
+        if breakers.state_word(lane.breaker, now) == "open":
+            return f"open after {lane.breaker.reason}, next try in {lane.breaker.open_until - now:.0f} s"
+        if lane.absence is not None and len(self.lanes) > 1:
+            return routing.why_away(lane.absence, now, self.breaker_settings.return_settings)
+        return None
 
     # ---------------------------------------------------------------- health
 
@@ -157,6 +183,10 @@ class Providers:
                 self._key_refused(f"provider {provider} refuses the new key ({code})")
         else:
             lane.breaker = breakers.on_fault(lane.breaker, now, code, self.breaker_settings)
+        if lane.absence is not None:
+            lane.absence = lane.absence.after_fault()
+        elif lane.breaker.tripped:
+            lane.absence = Absence(now)
         after = breakers.state_word(lane.breaker, now)
         if before != after:
             wait_s = lane.breaker.open_until - now
@@ -172,6 +202,8 @@ class Providers:
         lane.replaced_good_key = False
         before, now = lane.breaker, self._clock.monotonic()
         lane.breaker = breakers.on_success(before, now, self.breaker_settings)
+        if lane.absence is not None and now >= before.open_until:
+            lane.absence = lane.absence.after_success()
         if before.tripped and not lane.breaker.tripped:
             self._log.warning(f"provider {provider}: closed again after {before.reason}")
 

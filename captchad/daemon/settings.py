@@ -8,6 +8,7 @@ from captchad.config.schema import Config
 from captchad.daemon.providers import ProviderSettings
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.retry import RetrySettings
+from captchad.policy.routing import ReturnSettings
 from captchad.queue.queue import QueueSettings
 from captchad.supervisor.crew import CrewSettings
 
@@ -25,7 +26,10 @@ def queue_settings(config: Config) -> QueueSettings:
 
 def breaker_settings(config: Config) -> BreakerSettings:
     return BreakerSettings(
-        config.breaker.failure_threshold, config.breaker.reset_timeout_s, config.breaker.half_open_successes
+        config.breaker.failure_threshold,
+        config.breaker.reset_timeout_s,
+        config.breaker.half_open_successes,
+        ReturnSettings(config.breaker.return_successes, config.breaker.return_after_s),
     )
 
 

@@ -225,6 +225,7 @@ class Reporter:
             "name": name,
             "breaker": state_word(lane.breaker, self._parent.clock.monotonic()),
             "reason": lane.breaker.reason or None,
+            "held_back": self._parent.providers.why_held_back(name),
             "in_flight": self._parent.queue.view.in_flight.get(name, 0),
             "max_in_flight": lane.settings.max_in_flight,
             "solve_rate": round(lane.solved / ended, 4) if ended else None,

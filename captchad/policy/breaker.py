@@ -9,7 +9,9 @@ breaker with a time of its own.
 
 __all__ = ["Breaker", "BreakerSettings", "allowance", "on_fault", "on_pause", "on_success", "state_word"]
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from captchad.policy.routing import ReturnSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class BreakerSettings:
     failure_threshold: int
     reset_timeout_s: float
     half_open_successes: int
+    return_settings: ReturnSettings = field(default_factory=ReturnSettings)
 
 
 @dataclass(frozen=True, slots=True)

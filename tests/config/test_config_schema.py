@@ -54,7 +54,13 @@ DEFAULTS = {
         }
     ],
     "retry": {"max_attempts": 3, "base_delay_s": 5, "max_delay_s": 300, "on_unknown_submit": "resubmit"},
-    "breaker": {"failure_threshold": 5, "reset_timeout_s": 60, "half_open_successes": 3},
+    "breaker": {
+        "failure_threshold": 5,
+        "reset_timeout_s": 60,
+        "half_open_successes": 3,
+        "return_successes": 5,
+        "return_after_s": 120,
+    },
     "degradation": {"degraded_error_rate": 0.2, "emergency_error_rate": 0.5, "degraded_queue_ratio": 0.75},
     "http": {"listen": "127.0.0.1:8480"},
 }
