@@ -68,6 +68,7 @@ class Dispatcher:
     ) -> None:
         self.queue = queue
         self.providers = providers
+        providers.watch(lambda: self.queue.view.in_flight, self._submitting)
         self.stall_s = stall_s
         self.draining = False
         self._clock = clock
@@ -149,8 +150,10 @@ class Dispatcher:
                 return
 
     def _choose_provider(self) -> str | None:
-        submitting = Counter(provider for load in self._loads.values() for provider in load.submits.values())
-        return self.providers.choose(self.queue.view.in_flight, submitting)
+        return self.providers.choose()
+
+    def _submitting(self) -> Counter[str]:
+        return Counter(provider for load in self._loads.values() for provider in load.submits.values())
 
     def _freest(self) -> _Load | None:
         free = [

@@ -14,8 +14,10 @@ from captchad.model.clock import Clock
 from captchad.model.codes import lookup
 from captchad.model.states import Category
 from captchad.policy import breaker as breakers
+from captchad.policy import capacity as capacities
 from captchad.policy import routing
 from captchad.policy.breaker import Breaker, BreakerSettings
+from captchad.policy.capacity import Capacity
 from captchad.policy.routing import Absence
 
 #: So many of the latest captchas make the error rate: an outage of yesterday says nothing of today.
@@ -26,6 +28,12 @@ OUR_OWN = frozenset({"lease", "recall", "drain", "orphan", "pipe", "provider", "
 
 #: The provider does not take the key.
 KEY_REFUSED = frozenset({"ERROR_WRONG_USER_KEY", "ERROR_KEY_DOES_NOT_EXIST"})
+
+#: The provider has no slot for one more captcha.
+NO_SLOT = "ERROR_NO_SLOT_AVAILABLE"
+
+#: Seconds to wait after it where the table of codes has none: as after NO_SLOT.
+SATURATED_WAIT_S = 5.0
 
 #: Codes of a worker's own faults: no provider said them.
 NOT_THE_PROVIDERS = frozenset({"INTERNAL", "NO_PROVIDER"})
@@ -54,6 +62,7 @@ class Lane:
     settings: ProviderSettings
     breaker: Breaker = field(default_factory=Breaker)
     absence: Absence | None = None  # it was left, and is not back yet
+    capacity: Capacity = field(default_factory=Capacity)
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
@@ -75,9 +84,15 @@ class Providers:
         self.breaker_settings = breaker_settings
         self.recent_ends: deque[bool] = deque(maxlen=RECENT_ENDS)  # whether the latest captchas were solved
         self.api_calls: dict[tuple[str, str, str], int] = {}  # (provider, operation, outcome)
+        self._in_flight: Callable[[], Mapping[str, int]] = dict
+        self._submitting: Callable[[], Mapping[str, int]] = dict
         self._clock = clock
         self._key_refused = key_refused
         self._log = log
+
+    def watch(self, in_flight: Callable[[], Mapping[str, int]], submitting: Callable[[], Mapping[str, int]]) -> None:
+        """Where to read how many each has: submits and captchas together, and submits alone."""
+        self._in_flight, self._submitting = in_flight, submitting
 
     # ---------------------------------------------------------------- configuration
 
@@ -91,6 +106,7 @@ class Providers:
                 if lane.settings.key != settings.key or lane.settings.url != settings.url:
                     lane.breaker = Breaker()  # what was known of the old key or address says nothing of the new
                     lane.absence = None
+                    lane.capacity = Capacity()
                     lane.replaced_good_key = lane.key_works
                     lane.key_works = False
                 lane.settings, lane.leaving = settings, False
@@ -110,15 +126,15 @@ class Providers:
 
     # ---------------------------------------------------------------- choosing
 
-    def choose(self, in_flight: Mapping[str, int], submitting: Mapping[str, int]) -> str | None:
-        """Which provider takes a submit now; None when none does. Both say how many each has."""
-        now = self._clock.monotonic()
+    def choose(self) -> str | None:
+        """Which provider takes a submit now; None when none does."""
+        now, in_flight, submitting = self._clock.monotonic(), self._in_flight(), self._submitting()
         return routing.choose(
             routing.Lane(
                 lane.name,
                 lane.settings.priority,
                 in_flight.get(lane.name, 0),
-                lane.settings.max_in_flight,
+                capacities.limit(lane.capacity, lane.settings.max_in_flight, now),
                 self._room(lane, now, submitting.get(lane.name, 0)),
                 self._is_last_resort(lane, now, submitting.get(lane.name, 0)),
             )
@@ -138,12 +154,18 @@ class Providers:
         return False
 
     def _room(self, lane: Lane, now: float, probing: int) -> int:
+        if now < lane.capacity.wait_until:
+            return 0
         allowed = breakers.allowance(lane.breaker, now, probing)
         return lane.settings.max_in_flight if allowed is None else allowed
 
     def next_tries(self, now: float) -> Iterator[float]:
-        """Monotonic times at which one may be tried again that is open now."""
+        """Monotonic times at which one takes a submit again, by time alone, that takes none now."""
+        in_flight = self._in_flight()
         for lane in self.lanes.values():
+            grown_at = capacities.grown_at(lane.capacity, in_flight.get(lane.name, 0), lane.settings.max_in_flight, now)
+            if grown_at is not None:
+                yield grown_at
             if lane.breaker.tripped and lane.breaker.open_until > now:
                 yield lane.breaker.open_until
 
@@ -154,9 +176,20 @@ class Providers:
             return "not in the configuration any more: polled out"
         if breakers.state_word(lane.breaker, now) == "open":
             return f"open after {lane.breaker.reason}, next try in {lane.breaker.open_until - now:.0f} s"
+        if now < lane.capacity.wait_until:
+            return f"it had no free slot, next try in {lane.capacity.wait_until - now:.0f} s"
+        limit, in_flight = self.limit(name), self._in_flight().get(name, 0)
+        if limit <= in_flight:
+            learned = "" if limit == lane.settings.max_in_flight else ", as it was found to take"
+            return f"{in_flight} captchas are in flight of at most {limit}{learned}"
         if lane.absence is not None and len(self.lanes) > 1:
             return routing.why_away(lane.absence, now, self.breaker_settings.return_settings)
         return None
+
+    def limit(self, name: str) -> int:
+        """Captchas that may be in flight at this provider now: `max_in_flight`, or what it was found to take."""
+        lane = self.lanes[name]
+        return capacities.limit(lane.capacity, lane.settings.max_in_flight, self._clock.monotonic())
 
     # ---------------------------------------------------------------- health
 
@@ -165,15 +198,40 @@ class Providers:
         lane = self.lanes.get(provider)
         return lane is not None and lane.breaker.tripped
 
+    def saturated(self, provider: str, wait_s: float = SATURATED_WAIT_S) -> None:
+        """It has no slot for one more captcha: give it less, and nothing for `wait_s`. It is no fault of its."""
+        lane = self.lanes.get(provider)
+        if lane is None:
+            return
+        now, before = self._clock.monotonic(), self.limit(provider)
+        lane.capacity = capacities.on_saturated(
+            lane.capacity, self._accepted(provider), lane.settings.max_in_flight, now, wait_s
+        )
+        after = self.limit(provider)
+        if before == lane.settings.max_in_flight > after:
+            self._log.warning(f"provider {provider}: no free slot; {after} in flight at most from now on, slowly more")
+
+    def threads(self, provider: str, threads: int, working: int) -> None:
+        """What its `threadsinfo` says: the account has `threads`, and `working` of them are busy."""
+        lane = self.lanes.get(provider)
+        if lane is not None:
+            lane.capacity = capacities.on_threads(lane.capacity, threads, working, self._accepted(provider))
+
+    def _accepted(self, provider: str) -> int:
+        return self._in_flight().get(provider, 0) - self._submitting().get(provider, 0)
+
     def fault(self, provider: str, operation: str, code: str, category: Category) -> None:
         """Feed the breaker. A task-specific code is no fault of the provider's."""
         self.note(provider, operation, code)
         lane = self.lanes.get(provider)
         if lane is None or category is Category.TASK or code in NOT_THE_PROVIDERS:
             return
+        known = lookup(code)
+        if code == NO_SLOT:
+            self.saturated(provider, known.pause_s or SATURATED_WAIT_S)
+            return
         now = self._clock.monotonic()
         before = breakers.state_word(lane.breaker, now)
-        known = lookup(code)
         if known.suspends:
             # Calls during a suspension prolong it: its own time counts, however short the configured pause.
             lane.breaker = breakers.on_pause(now, known.pause_s or lane.settings.pause_s, code)

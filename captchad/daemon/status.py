@@ -228,6 +228,7 @@ class Reporter:
             "held_back": self._parent.providers.why_held_back(name),
             "in_flight": self._parent.queue.view.in_flight.get(name, 0),
             "max_in_flight": lane.settings.max_in_flight,
+            "limit": self._parent.providers.limit(name),
             "solve_rate": round(lane.solved / ended, 4) if ended else None,
             "balance": None,
             "leaving": lane.leaving,

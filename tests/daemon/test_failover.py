@@ -27,10 +27,11 @@ class World:
         )
         self.out: set[str] = set()
         self.in_flight: Counter[str] = Counter()
+        self.providers.watch(lambda: self.in_flight, dict)
 
     def submit(self) -> str | None:
         """The provider that takes the next submit."""
-        name = self.providers.choose(self.in_flight, {})
+        name = self.providers.choose()
         if name in self.out:
             self.providers.fault(name, "submit", "HTTP_5XX", Category.TRANSIENT)
         elif name is not None:
