@@ -323,13 +323,24 @@ class Degradation:
     """`[degradation]`"""
 
     degraded_error_rate: float = field(
-        default=0.2, metadata=_share("Share of failed attempts from which the mode is degraded.")
+        default=0.2,
+        metadata=_share(
+            "Share of the captchas of the last minute that ended without an answer, from which only `high` and"
+            " `critical` tasks are submitted."
+        ),
     )
     emergency_error_rate: float = field(
-        default=0.5, metadata=_share("Share of failed attempts from which the mode is emergency.")
+        default=0.5, metadata=_share("The same, from which only `critical` tasks are submitted.")
     )
     degraded_queue_ratio: float = field(
-        default=0.75, metadata=_share("Share of `queue.capacity` in use from which the mode is degraded.")
+        default=0.75,
+        metadata=_share(
+            "Share of `queue.capacity` in use from which higher priorities go first, however long others have waited."
+        ),
+    )
+    hold_s: float = field(
+        default=30.0,
+        metadata=_seconds(0, 3600, "A mode ends when its share was below 80 % of the threshold for so long."),
     )
 
 
@@ -384,9 +395,7 @@ class Config:
     )
     retry: Retry = field(metadata=_table("retry", Retry, "When a task is tried again."))
     breaker: Breaker = field(metadata=_table("breaker", Breaker, "When a failing provider is left alone."))
-    degradation: Degradation = field(
-        metadata=_table("degradation", Degradation, "When the service says that it suffers.")
-    )
+    degradation: Degradation = field(metadata=_table("degradation", Degradation, "When lower priorities wait."))
     http: Http = field(metadata=_table("http", Http, "Health, metrics, dashboard, gateway."))
 
 

@@ -21,6 +21,7 @@ from captchad.model.errors import JournalDamaged, JournalDown, TaskError
 from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
 from captchad.policy import routing
+from captchad.policy.degradation import Degradation
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
 from captchad.supervisor.crew import Worker
@@ -71,6 +72,7 @@ class Dispatcher:
         providers.watch(lambda: self.queue.view.in_flight, self._submitting)
         self.stall_s = stall_s
         self.draining = False
+        self.degradation = Degradation()  # the mode; who judges it sets it
         self._clock = clock
         self._worker_config = worker_config
         self._forget_side_file = forget_side_file
@@ -137,7 +139,7 @@ class Dispatcher:
 
     def _order_submits(self) -> None:
         for _ in range(ORDERS_A_TURN):
-            task = self.queue.view.peek_ready(self._suspects)
+            task = self.queue.view.peek_ready(self._suspects, self.degradation.bar)
             if task is None:
                 return
             load = self._freest()
@@ -308,6 +310,8 @@ class Dispatcher:
         if task.state is State.SUBMITTED:
             captcha = self.queue.view.captchas.get(task.n)
             return task.n in self._unpolled and captcha is not None and captcha.provider in self.providers.lanes
+        if task.priority > self.degradation.bar:
+            return False
         return task.state is State.PENDING and task.where == "ready" and self._choose_provider() is not None
 
     def _is_at(self, load: _Load, task_id: str) -> bool:
@@ -317,7 +321,7 @@ class Dispatcher:
         captcha = self.queue.view.captchas.get(task.n)
         if task.state is State.SUBMITTED and captcha is not None and captcha.provider in self.providers.lanes:
             self._poll_at(ward, captcha, at_once=True)
-        elif task.state is State.PENDING and task.where == "ready":
+        elif self._runnable(task):
             provider = self._choose_provider()
             if provider is not None:
                 self._order(task, provider, ward)

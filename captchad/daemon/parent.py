@@ -25,6 +25,7 @@ from captchad.daemon import settings as pick
 from captchad.daemon.configuration import Configuration, ReloadOutcome
 from captchad.daemon.dispatch import Dispatcher
 from captchad.daemon.intake import QueueSink
+from captchad.daemon.mode import judge_mode
 from captchad.daemon.orphans import Orphans
 from captchad.daemon.providers import Providers
 from captchad.daemon.publish import Publisher
@@ -414,6 +415,7 @@ class Parent:
     # ---------------------------------------------------------------- saying how it is
 
     def _publish_status(self) -> None:
+        judge_mode(self, self.log)
         snapshot = self.reporter.snapshot()
         path = self.configuration.config.daemon.state_dir / "status.json"
         failed = write_status_file(path, snapshot, self.clock.time())

@@ -82,7 +82,7 @@ class Providers:
     ) -> None:
         self.lanes: dict[str, Lane] = {}
         self.breaker_settings = breaker_settings
-        self.recent_ends: deque[bool] = deque(maxlen=RECENT_ENDS)  # whether the latest captchas were solved
+        self.recent_ends: deque[tuple[float, bool]] = deque(maxlen=RECENT_ENDS)  # monotonic time, whether it was solved
         self.api_calls: dict[tuple[str, str, str], int] = {}  # (provider, operation, outcome)
         self._in_flight: Callable[[], Mapping[str, int]] = dict
         self._submitting: Callable[[], Mapping[str, int]] = dict
@@ -273,7 +273,7 @@ class Providers:
 
     def ended(self, provider: str, outcome: str) -> None:
         """A captcha there has ended: solved, or not."""
-        self.recent_ends.append(outcome == "solved")
+        self.recent_ends.append((self._clock.monotonic(), outcome == "solved"))
         lane = self.lanes.get(provider)
         if lane is None:
             return
@@ -287,7 +287,7 @@ class Providers:
     def timed_out(self, provider: str) -> None:
         """A captcha there was not answered in its time."""
         self.note(provider, "poll", "timeout")
-        self.recent_ends.append(False)
+        self.recent_ends.append((self._clock.monotonic(), False))
 
     def note(self, provider: str, operation: str, outcome: str) -> None:
         """Count a call."""

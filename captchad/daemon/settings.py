@@ -1,12 +1,13 @@
 """From the configuration to what each part takes of it."""
 
-__all__ = ["breaker_settings", "crew_settings", "provider_settings", "queue_settings"]
+__all__ = ["breaker_settings", "crew_settings", "degradation_settings", "provider_settings", "queue_settings"]
 
 from collections.abc import Mapping
 
 from captchad.config.schema import Config
 from captchad.daemon.providers import ProviderSettings
 from captchad.policy.breaker import BreakerSettings
+from captchad.policy.degradation import DegradationSettings
 from captchad.policy.retry import RetrySettings
 from captchad.policy.routing import ReturnSettings
 from captchad.queue.queue import QueueSettings
@@ -30,6 +31,13 @@ def breaker_settings(config: Config) -> BreakerSettings:
         config.breaker.reset_timeout_s,
         config.breaker.half_open_successes,
         ReturnSettings(config.breaker.return_successes, config.breaker.return_after_s),
+    )
+
+
+def degradation_settings(config: Config) -> DegradationSettings:
+    table = config.degradation
+    return DegradationSettings(
+        table.degraded_error_rate, table.emergency_error_rate, table.degraded_queue_ratio, table.hold_s
     )
 
 

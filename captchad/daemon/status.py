@@ -14,6 +14,7 @@ from captchad import __version__
 from captchad.daemon.parts import Parts
 from captchad.model.states import State
 from captchad.policy.breaker import state_word
+from captchad.policy.degradation import Mode, error_rate
 from captchad.supervisor.crew import Worker
 
 Metric = list[Any]  # [name, type, help, [[labels, value], ...]]
@@ -21,8 +22,8 @@ Metric = list[Any]  # [name, type, help, [[labels, value], ...]]
 #: Reading /proc for every worker costs; once in so many seconds is enough for eyes.
 PROC_EVERY_S = 15.0
 
-#: Fewer ends than this make no rate.
-FEWEST_ENDS = 10
+#: Ends that count for the health: also a few a minute are to be seen.
+HEALTH_WINDOW_S = 3600.0
 
 
 class Reporter:
@@ -52,38 +53,14 @@ class Reporter:
             "pid": os.getpid(),
             "version": __version__,
             "state": parent.state,
-            "mode": self.mode(),
+            "mode": parent.dispatcher.degradation.mode,
+            "mode_reasons": list(parent.dispatcher.degradation.reasons),
             "uptime_s": round(parent.clock.monotonic() - parent.started_at, 3),
             "problems": self.problems(),
             "epoch": parent.crew.epoch,
             "orphans": parent.orphans.waiting,
             "config": parent.configuration.report(),
         }
-
-    def mode(self) -> str:
-        """`normal`, `degraded` or `emergency`, from what is known now."""
-        parent = self._parent
-        if parent.state == "stopped":
-            return "normal"
-        thresholds = parent.configuration.config.degradation
-        rate = self.error_rate()
-        if parent.queue.down_reason or parent.crew.alive == 0 or rate >= thresholds.emergency_error_rate:
-            return "emergency"
-        ratio = parent.queue.view.unfinished / parent.configuration.config.queue.capacity
-        degraded = (
-            rate >= thresholds.degraded_error_rate
-            or ratio >= thresholds.degraded_queue_ratio
-            or parent.crew.alive < parent.configuration.config.daemon.min_workers
-            or not parent.queue.accepts_work
-            or bool(parent.publisher.down_reason)
-            or bool(parent.intake.down_reason)
-        )
-        return "degraded" if degraded else "normal"
-
-    def error_rate(self) -> float:
-        """Share of the latest captchas that ended without an answer; 0 with too few to judge."""
-        ends = self._parent.providers.recent_ends
-        return ends.count(False) / len(ends) if len(ends) >= FEWEST_ENDS else 0.0
 
     def problems(self) -> list[str]:
         """Everything that keeps captchad from its full work, in words."""
@@ -109,9 +86,9 @@ class Reporter:
             if word != "closed":
                 wait_s = max(0.0, lane.breaker.open_until - now)
                 found.append(f"provider {lane.name}: {word} after {lane.breaker.reason}, next try in {wait_s:.0f} s")
-        rate = self.error_rate()
-        if rate >= parent.configuration.config.degradation.degraded_error_rate:
-            found.append(f"{rate:.0%} of the captchas end without an answer")
+        mode = parent.dispatcher.degradation
+        if mode.effect:
+            found.append(f"{mode.mode}: {'; '.join(mode.reasons)}; {mode.effect}")
         held = parent.queue.view.states[State.HELD]
         if held:
             found.append(f"{held} tasks are held: captchactl list --state held, then release or cancel")
@@ -242,7 +219,7 @@ class Reporter:
         journal_ok = not parent.queue.down_reason
         alive, minimum = parent.crew.alive, parent.configuration.config.daemon.min_workers
         outages = [problem for problem in self.problems() if problem.startswith("provider ")]
-        rate = self.error_rate()
+        rate = error_rate(parent.providers.recent_ends, parent.clock.monotonic(), HEALTH_WINDOW_S)
         emergency = parent.configuration.config.degradation.emergency_error_rate
         checks = {
             "journal": _check(journal_ok, parent.queue.down_reason or "takes writes"),
@@ -291,6 +268,12 @@ class Reporter:
                 "gauge",
                 "Age of the oldest pending task.",
                 [[{}, self._queue()["oldest_pending_s"]]],
+            ],
+            [
+                "captchad_mode",
+                "gauge",
+                "1 for the mode that it is.",
+                [[{"mode": str(mode)}, int(mode is parent.dispatcher.degradation.mode)] for mode in Mode],
             ],
             [
                 "captchad_workers",

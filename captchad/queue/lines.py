@@ -143,14 +143,16 @@ class Lines:
         """UTC time at which the next delayed task is due (or a little earlier: stale places count)."""
         return self._delayed[0][0] if self._delayed else None
 
-    def peek(self, suspects: Container[str] = ()) -> Task | None:
+    def peek(self, suspects: Container[str] = (), bar: Priority = Priority.LOW) -> Task | None:
         """The next ready task, by priority, then by how long it has been ready.
 
-        `suspects` lose their place in the line: whoever suspects them runs them.
+        `suspects` lose their place in the line: whoever suspects them runs them. Lower priorities than `bar` wait.
         """
         if self._kept:
             self._line_up_kept()
-        for line in self._ready.values():  # in the order of their priorities
+        for priority, line in self._ready.items():  # in the order of their priorities
+            if priority > bar:
+                break
             task_id = self._head(line, suspects)
             if task_id is not None:
                 return self._tasks[task_id]

@@ -601,9 +601,12 @@ class View:
         """UTC time at which the next delayed task is due (or a little earlier: stale places count)."""
         return self._lines.next_due()
 
-    def peek_ready(self, suspects: Container[str] = ()) -> Task | None:
-        """The next ready task, by priority, then by how long it has been ready; `suspects` lose their place."""
-        return self._lines.peek(suspects)
+    def peek_ready(self, suspects: Container[str] = (), bar: Priority = Priority.LOW) -> Task | None:
+        """The next ready task, by priority, then by how long it has been ready; `suspects` lose their place.
+
+        Those of a lower priority than `bar` wait.
+        """
+        return self._lines.peek(suspects, bar)
 
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending task was queued (UTC)."""

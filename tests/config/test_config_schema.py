@@ -61,7 +61,12 @@ DEFAULTS = {
         "return_successes": 5,
         "return_after_s": 120,
     },
-    "degradation": {"degraded_error_rate": 0.2, "emergency_error_rate": 0.5, "degraded_queue_ratio": 0.75},
+    "degradation": {
+        "degraded_error_rate": 0.2,
+        "emergency_error_rate": 0.5,
+        "degraded_queue_ratio": 0.75,
+        "hold_s": 30,
+    },
     "http": {"listen": "127.0.0.1:8480"},
 }
 LEAST = {

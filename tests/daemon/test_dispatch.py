@@ -53,9 +53,9 @@ class Bench:
         self.queue.commit()
         assert self.queue.down_reason == ""
 
-    def accept(self, task_id: str) -> None:
+    def accept(self, task_id: str, *, priority: int = 2) -> None:
         data = {
-            "pr": 2, "ex": 1, "fp": task_id, "org": task_id, "src": "f.json", "line": 0,
+            "pr": priority, "ex": 1, "fp": task_id, "org": task_id, "src": "f.json", "line": 0,
             "m": "userrecaptcha", "h": "example.com", "dl": None,
         }  # fmt: skip
         payload = b'{"id":"%s","sitekey":"k","pageurl":"https://example.com/"}' % task_id.encode()

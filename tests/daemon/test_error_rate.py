@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from captchad.daemon.providers import RECENT_ENDS
-from captchad.daemon.status import FEWEST_ENDS, Reporter
+from captchad.policy.degradation import FEWEST_FAILURES, RATE_WINDOW_S, error_rate
 from captchad.supervisor.crew import Worker
 from tests.daemon.test_dispatch import Bench
 
@@ -17,6 +16,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path / "journal")
     yield bench
     bench.close()
+
+
+def rate(bench: Bench) -> float:
+    return error_rate(bench.dispatcher.providers.recent_ends, bench.clock.monotonic())
 
 
 def end(bench: Bench, worker: Worker, task_id: str, *, solved: bool) -> None:
@@ -31,17 +34,20 @@ def end(bench: Bench, worker: Worker, task_id: str, *, solved: bool) -> None:
 
 
 def test_failures_of_long_ago_do_not_count(bench: Bench) -> None:
-    reporter = Reporter(SimpleNamespace(providers=bench.dispatcher.providers))  # type: ignore[arg-type]  # all that it reads
     worker = bench.worker(1)
-    for number in range(FEWEST_ENDS - 1):
+    for number in range(FEWEST_FAILURES - 1):
         end(bench, worker, f"bad-{number}", solved=False)
-    assert reporter.error_rate() == 0.0
+    assert rate(bench) == 0.0
     end(bench, worker, "bad-last", solved=False)
-    assert reporter.error_rate() == 1.0
+    assert rate(bench) == 1.0
+    bench.clock.advance(RATE_WINDOW_S)
+    assert rate(bench) == 0.0
+    bench.clock.advance(-1.0)
+    assert rate(bench) == 1.0
 
     for number in range(RECENT_ENDS):
         end(bench, worker, f"good-{number}", solved=True)
-    assert reporter.error_rate() == 0.0
+    assert rate(bench) == 0.0
 
 
 def test_a_captcha_that_timed_out_is_an_end_without_an_answer(bench: Bench) -> None:
@@ -49,4 +55,4 @@ def test_a_captcha_that_timed_out_is_an_end_without_an_answer(bench: Bench) -> N
     bench.clock.advance(1000.0)
     bench.turn()
 
-    assert list(bench.dispatcher.providers.recent_ends) == [False]
+    assert list(bench.dispatcher.providers.recent_ends) == [(bench.clock.monotonic(), False)]

@@ -1,0 +1,82 @@
+"""What the dispatcher submits in each mode. The queue and its journal are real."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from captchad.model.states import Priority, State
+from captchad.policy.degradation import Degradation, Mode
+from tests.daemon.test_dispatch import Bench
+
+WORDS = ("critical", "high", "normal", "low")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "journal")
+    yield bench
+    bench.close()
+
+
+def set_bar(bench: Bench, bar: Priority) -> None:
+    bench.dispatcher.degradation = Degradation(mode=Mode.DEGRADED, bar=bar)
+    bench.turn()
+
+
+def waiting(bench: Bench) -> list[str]:
+    return [word for word in WORDS if bench.queue.view.tasks[word].state is State.PENDING]
+
+
+def test_lower_priorities_wait_and_come_when_they_may(bench: Bench) -> None:
+    bench.worker(1)
+    bench.worker(2)
+    set_bar(bench, Priority.CRITICAL)
+    for number, word in reversed(list(enumerate(WORDS))):
+        bench.accept(word, priority=number)
+    bench.turn()
+    assert waiting(bench) == ["high", "normal", "low"]
+
+    set_bar(bench, Priority.HIGH)
+    assert waiting(bench) == ["normal", "low"]
+    assert bench.dispatcher.wait_s() is None  # they wake nobody up
+
+    set_bar(bench, Priority.LOW)
+    assert waiting(bench) == []
+
+
+def test_a_paid_captcha_is_polled_on_and_its_retry_waits(bench: Bench) -> None:
+    worker = bench.worker(1)
+    n = bench.submit("a", worker)
+    set_bar(bench, Priority.CRITICAL)
+    second = bench.worker(2)
+    bench.dispatcher.on_death(worker, "crash")
+    worker.child.close()
+    bench.turn()
+    assert bench.told(second) == [("poll", n)]
+
+    bench.says(second, "out", n, o="failed", code="ERROR_CAPTCHA_UNSOLVABLE", category="task")
+    bench.clock.advance(30.0)
+    bench.turn()
+    assert bench.queue.view.tasks["a"].state is State.PENDING
+
+    set_bar(bench, Priority.LOW)
+    assert bench.queue.view.tasks["a"].state is State.SUBMITTING
+
+
+def test_a_suspect_of_a_lower_priority_waits_too(bench: Bench) -> None:
+    first = bench.worker(1)
+    bench.accept("a")
+    bench.turn()
+    ((_, n),) = bench.told(first)
+    bench.says(first, "begin", n)
+    bench.dispatcher.on_death(first, "crash")
+    first.child.close()
+    set_bar(bench, Priority.HIGH)
+    bench.worker(2)
+    bench.turn()
+    assert bench.queue.view.tasks["a"].state is State.PENDING
+    assert not bench.dispatcher.suspects_wait
+
+    set_bar(bench, Priority.LOW)
+    assert bench.queue.view.tasks["a"].state is State.SUBMITTING
