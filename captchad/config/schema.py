@@ -252,6 +252,15 @@ class Provider:
     max_in_flight: int = field(
         default=100, metadata=_key(Int(1, 100_000), "Captchas at this provider at one time.", "captchas")
     )
+    submits_per_3s: int = field(
+        default=60,
+        metadata=_key(
+            Int(1, 100_000),
+            "Submits in any 3 s at most. Services of this protocol refuse more than 60 (MAX_USER_TURN); raise it only"
+            " where yours allows more.",
+            "submits",
+        ),
+    )
     priority: int = field(default=1, metadata=_key(Int(0, 1000), "The lower is preferred; equals share the load."))
     first_poll_s: float = field(
         default=0.0,

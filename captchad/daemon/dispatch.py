@@ -177,6 +177,7 @@ class Dispatcher:
             self._log.error(f"task {task.id}: its record cannot be read now: {error}")
             return False
         n = self.queue.order(task, provider, load.worker.key)
+        self.providers.ordered(provider)
         load.submits[n] = provider
         message = {"m": "submit", "n": n, "provider": provider, "fields": fields, "lease_s": self.stall_s * LEASE_PART}
         self.queue.after_commit(lambda: self._send_submit(load, n, message))

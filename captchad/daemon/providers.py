@@ -53,6 +53,7 @@ class ProviderSettings:
     timeout_s: float
     submit_s: float
     pause_s: float
+    submits_per_3s: int = 60
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class Lane:
     breaker: Breaker = field(default_factory=Breaker)
     absence: Absence | None = None  # it was left, and is not back yet
     capacity: Capacity = field(default_factory=Capacity)
+    submits: deque[float] = field(default_factory=deque)  # monotonic times of the latest, as many as may go in 3 s
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
@@ -154,10 +156,17 @@ class Providers:
         return False
 
     def _room(self, lane: Lane, now: float, probing: int) -> int:
-        if now < lane.capacity.wait_until:
+        if now < max(lane.capacity.wait_until, _pace(lane)):
             return 0
         allowed = breakers.allowance(lane.breaker, now, probing)
         return lane.settings.max_in_flight if allowed is None else allowed
+
+    def ordered(self, provider: str) -> None:
+        """A submit goes to it."""
+        lane = self.lanes[provider]
+        lane.submits.append(self._clock.monotonic())
+        while len(lane.submits) > lane.settings.submits_per_3s:
+            lane.submits.popleft()
 
     def next_tries(self, now: float) -> Iterator[float]:
         """Monotonic times at which one takes a submit again, by time alone, that takes none now."""
@@ -166,6 +175,8 @@ class Providers:
             grown_at = capacities.grown_at(lane.capacity, in_flight.get(lane.name, 0), lane.settings.max_in_flight, now)
             if grown_at is not None:
                 yield grown_at
+            if _pace(lane) > now:
+                yield _pace(lane)
             if lane.breaker.tripped and lane.breaker.open_until > now:
                 yield lane.breaker.open_until
 
@@ -234,9 +245,9 @@ class Providers:
         before = breakers.state_word(lane.breaker, now)
         if known.suspends:
             # Calls during a suspension prolong it: its own time counts, however short the configured pause.
-            lane.breaker = breakers.on_pause(now, known.pause_s or lane.settings.pause_s, code)
+            lane.breaker = breakers.on_pause(lane.breaker, now, known.pause_s or lane.settings.pause_s, code)
         elif category in (Category.PERMANENT, Category.BUDGET):
-            lane.breaker = breakers.on_pause(now, lane.settings.pause_s, code)
+            lane.breaker = breakers.on_pause(lane.breaker, now, lane.settings.pause_s, code)
             if code in KEY_REFUSED and lane.replaced_good_key:
                 self._key_refused(f"provider {provider} refuses the new key ({code})")
         else:
@@ -293,3 +304,8 @@ class Providers:
         """Count a call."""
         key = (provider, operation, outcome)
         self.api_calls[key] = self.api_calls.get(key, 0) + 1
+
+
+def _pace(lane: Lane) -> float:
+    """From when on one more submit may go there."""
+    return capacities.free_at(lane.submits, lane.settings.submits_per_3s)

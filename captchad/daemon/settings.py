@@ -68,6 +68,7 @@ def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, Prov
             timeout_s=provider.timeout_s,
             submit_s=provider.submit_s,
             pause_s=provider.pause_s,
+            submits_per_3s=provider.submits_per_3s,
         )
         for provider in config.providers
     }

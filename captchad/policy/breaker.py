@@ -66,8 +66,10 @@ def on_fault(breaker: Breaker, now: float, reason: str, settings: BreakerSetting
     return Breaker(tripped=True, open_until=now + settings.reset_timeout_s, reason=reason)
 
 
-def on_pause(now: float, pause_s: float, reason: str) -> Breaker:
-    """The provider said that our key, money or capacity is at fault: wait `pause_s`, then try one."""
+def on_pause(breaker: Breaker, now: float, pause_s: float, reason: str) -> Breaker:
+    """The provider said that our key, money or rate is at fault: wait `pause_s`, then try one. A longer wait stays."""
+    if breaker.open_until > now + pause_s:
+        return breaker
     return Breaker(tripped=True, open_until=now + pause_s, reason=reason)
 
 

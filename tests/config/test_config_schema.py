@@ -45,6 +45,7 @@ DEFAULTS = {
             "url": "http://h",
             "api_key_file": "/k",
             "max_in_flight": 100,
+            "submits_per_3s": 60,
             "priority": 1,
             "first_poll_s": 0,
             "poll_s": 5,

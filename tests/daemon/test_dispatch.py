@@ -20,7 +20,9 @@ from captchad.supervisor.crew import Worker
 from captchad.supervisor.process import Child
 from tests.support.clock import FakeClock
 
-PROVIDER = ProviderSettings("p", "http://127.0.0.1:9", "k" * 32, 100, 0, 1.0, 1.0, 60.0, 10.0, 1.0)
+PROVIDER = ProviderSettings(
+    "p", "http://127.0.0.1:9", "k" * 32, 100, 0, 1.0, 1.0, 60.0, 10.0, 1.0, submits_per_3s=100_000
+)
 QUEUE = QueueSettings(
     capacity=50, id_ttl_s=300.0, dead_ttl_s=600.0, max_redrives=2, hold_unknown=False, retry=RetrySettings(3, 1.0, 10.0)
 )

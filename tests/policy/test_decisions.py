@@ -104,9 +104,15 @@ def test_the_breaker_opens_tries_and_closes() -> None:
 
 
 def test_a_pause_ends_by_itself() -> None:
-    breaker = b.on_pause(10.0, 60.0, "ERROR_ZERO_BALANCE")
+    breaker = b.on_pause(b.Breaker(), 10.0, 60.0, "ERROR_ZERO_BALANCE")
     assert b.allowance(breaker, 69.9, 0) == 0
     assert b.allowance(breaker, 70.0, 0) == 1
+
+
+def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+    breaker = b.on_pause(b.Breaker(), 10.0, 600.0, "ERROR: 1001")
+    assert b.on_pause(breaker, 20.0, 10.0, "MAX_USER_TURN") == breaker
+    assert b.on_pause(breaker, 605.0, 10.0, "MAX_USER_TURN").open_until == 615.0
 
 
 def test_routing_prefers_then_shares() -> None:

@@ -118,6 +118,7 @@ class Daemon:
                     "url": url,
                     "api_key_file": str(key_file),
                     "max_in_flight": 1000,
+                    "submits_per_3s": 100_000,
                     "first_poll_s": 0.2,
                     "poll_s": 0.2,
                     "timeout_s": 60.0,
