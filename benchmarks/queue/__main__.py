@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.queue.contenders import CONTENDERS, REFERENCE, takes_batches
 from benchmarks.queue.depth import depth_report, measure_depths
+from benchmarks.queue.disk import describe_disk
 from benchmarks.queue.install import bench_python, install, installed_versions
 from benchmarks.queue.report import peers_report
 from benchmarks.queue.runner import Plan, measure
@@ -35,8 +36,6 @@ PARTS = ("peers", "slow", "depth", "start", "steady")
 
 #: What many disks and clouds give.
 SLOW_SYNC_S = 0.0013
-
-_PROBES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +125,6 @@ _RUN: dict[str, tuple[str, Callable[[Run], tuple[str, object]]]] = {
 }
 
 
-def _sync_ms(directory: Path) -> tuple[float, float]:
-    """p50 and p99 of fdatasync behind an append of 400 bytes, in ms: what the disk gives."""
-    path = directory / "probe"
-    took = []
-    with path.open("ab", buffering=0) as file:
-        for _ in range(_PROBES):
-            file.write(b"x" * 400)
-            start = time.perf_counter()
-            os.fdatasync(file.fileno())
-            took.append(time.perf_counter() - start)
-    path.unlink()
-    took.sort()
-    return took[_PROBES // 2] * 1e3, took[_PROBES * 99 // 100] * 1e3
-
-
 def _file_system(directory: Path) -> str:
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     holding = [(len(mount[1]), mount[2]) for mount in mounts if directory.is_relative_to(mount[1])]
@@ -188,9 +172,8 @@ def main() -> int:
     arguments.directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-queue-", dir=arguments.directory.resolve()) as name:
         directory = Path(name)
-        p50, p99 = _sync_ms(directory)
         print(f"{platform.system()} {platform.release()}, {os.cpu_count()} processors, {_file_system(directory)},")
-        print(f"fdatasync behind an append of 400 bytes: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+        print(describe_disk(directory))
         if contenders:
             print(", ".join(installed_versions(python)))
         scale = SCALES[arguments.scale]

@@ -111,7 +111,7 @@ class CaptchadPeer(Peer):
             channel.send({"m": "none"})
             return
         payload = queue.payload(task).decode()
-        n = queue.order(task, "bench", (1, number))
+        n = queue.order(task, "bench", (1, number), "k")
         message = {"m": "submit", "n": n, "payload": payload}
         queue.after_commit(lambda: _send(channel, message))
 

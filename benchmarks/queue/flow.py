@@ -59,4 +59,4 @@ class Flow:
             if task is None:
                 return
             self._queue.payload(task)  # the daemon reads it to make the submit
-            yield self._queue.order(task, "bench", (1, number % 8)), task
+            yield self._queue.order(task, "bench", (1, number % 8), "k"), task

@@ -89,7 +89,10 @@ class Dispatcher:
 
     def set_providers(self, providers: Mapping[str, ProviderSettings]) -> None:
         """Take a new configuration, and tell the workers."""
-        self.providers.configure(providers)
+        view = self.queue.view
+        in_use = {(captcha.provider, captcha.key_id) for captcha in view.captchas.values()}
+        in_use |= {(attempt.provider, attempt.key_id) for attempt in view.attempts.values()}
+        self.providers.configure(providers, in_use)
         for load in self._loads.values():
             load.worker.send(self._worker_config())
 
@@ -98,6 +101,13 @@ class Dispatcher:
         for captcha in self.queue.view.captchas.values():
             self._unpolled[captcha.n] = None
             self._adopt(captcha, at_least_s=RESUMED_S)
+            self.providers.count_without_key(captcha.provider, captcha.key_id)
+        for lane in self.providers.lanes.values():
+            if lane.without_key:
+                self._log.warning(
+                    f"provider {lane.name}: {lane.without_key} captchas were submitted with a key that is gone;"
+                    " they are polled with the present one"
+                )
 
     def _adopt(self, captcha: Captcha, *, at_least_s: float = 0.0) -> None:
         lane = self.providers.lanes.get(captcha.provider)
@@ -176,10 +186,18 @@ class Dispatcher:
         except JournalDown as error:
             self._log.error(f"task {task.id}: its record cannot be read now: {error}")
             return False
-        n = self.queue.order(task, provider, load.worker.key)
+        key_id = self.providers.lanes[provider].settings.key_id
+        n = self.queue.order(task, provider, load.worker.key, key_id)
         self.providers.ordered(provider)
         load.submits[n] = provider
-        message = {"m": "submit", "n": n, "provider": provider, "fields": fields, "lease_s": self.stall_s * LEASE_PART}
+        message = {
+            "m": "submit",
+            "n": n,
+            "provider": provider,
+            "key": key_id,
+            "fields": fields,
+            "lease_s": self.stall_s * LEASE_PART,
+        }
         self.queue.after_commit(lambda: self._send_submit(load, n, message))
         return True
 
@@ -226,6 +244,7 @@ class Dispatcher:
             "m": "poll",
             "n": captcha.n,
             "provider": captcha.provider,
+            "key": self.providers.key_for(captcha.provider, captcha.key_id),
             "cid": captcha.cid,
             "first_in_s": 0.0 if at_once else due_s,
             "every_s": settings.poll_s * (LATE_POLL_FACTOR if captcha.late else 1.0),

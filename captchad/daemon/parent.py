@@ -243,7 +243,7 @@ class Parent:
             "providers": {
                 lane.name: {
                     "url": lane.settings.url,
-                    "key": lane.settings.key,
+                    "keys": lane.keys,
                     "submit_s": lane.settings.submit_s,
                     "poll_timeout_s": lane.settings.submit_s,
                 }
@@ -532,8 +532,7 @@ class Parent:
     def _tick_config(self, now: float) -> None:
         if self.crew.boot_failures >= max(2, self.crew.settings.workers):
             self.configuration.own_fault("workers cannot boot")
-        outage = any(lane.breaker.tripped for lane in self.providers.lanes.values())
-        self.configuration.tick(now, outage=outage)
+        self.configuration.tick(now, outage=self.providers.any_outage)
         if self.configuration.take_changed():
             self._apply()
 

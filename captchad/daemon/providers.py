@@ -5,10 +5,12 @@ Decisions come from `captchad.policy`; the state that they work on lives here, i
 
 __all__ = ["OUR_OWN", "RECENT_ENDS", "Lane", "ProviderSettings", "Providers"]
 
+import hashlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from captchad.model.clock import Clock
 from captchad.model.codes import lookup
@@ -35,6 +37,10 @@ NO_SLOT = "ERROR_NO_SLOT_AVAILABLE"
 #: Seconds to wait after it where the table of codes has none: as after NO_SLOT.
 SATURATED_WAIT_S = 5.0
 
+#: Why the breaker of a provider with another key is half-open: one submit tries it, before a crowd does. Some providers
+#: ban an address for ten minutes after five calls with a bad key (protocol notes 3, `ERROR: 1004`).
+NEW_KEY = "a new key"
+
 #: Codes of a worker's own faults: no provider said them.
 NOT_THE_PROVIDERS = frozenset({"INTERNAL", "NO_PROVIDER"})
 
@@ -55,6 +61,16 @@ class ProviderSettings:
     pause_s: float
     submits_per_3s: int = 60
 
+    @property
+    def key_id(self) -> str:
+        """Names the key in records and messages, and tells nothing of it."""
+        return _name_of_key(self.key)
+
+
+@lru_cache(maxsize=64)
+def _name_of_key(key: str) -> str:
+    return hashlib.blake2s(key.encode(), digest_size=4).hexdigest()
+
 
 @dataclass(slots=True)
 class Lane:
@@ -68,12 +84,21 @@ class Lane:
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
+    old_keys: dict[str, str] = field(
+        default_factory=dict, repr=False
+    )  # by their ids: some captchas may still need them
+    without_key: int = 0  # captchas found at the start whose key is not there any more
     solved: int = 0
     failed: int = 0
 
     @property
     def name(self) -> str:
         return self.settings.name
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Every key that a captcha may have been submitted with, by its id."""
+        return self.old_keys | {self.settings.key_id: self.settings.key}
 
 
 class Providers:
@@ -98,27 +123,48 @@ class Providers:
 
     # ---------------------------------------------------------------- configuration
 
-    def configure(self, providers: Mapping[str, ProviderSettings]) -> None:
-        """Take a new configuration. A provider that is gone from it stays until its captchas are answered."""
+    def configure(self, providers: Mapping[str, ProviderSettings], keys_in_use: Container[tuple[str, str]]) -> None:
+        """Take a new configuration. A provider that is gone from it stays until its captchas are answered, and so does
+        a key that is gone: `keys_in_use` are those of the captchas and submits under way, with their providers.
+        """
         for name, settings in providers.items():
             lane = self.lanes.get(name)
             if lane is None:
                 self.lanes[name] = Lane(settings)
             else:
-                if lane.settings.key != settings.key or lane.settings.url != settings.url:
-                    lane.breaker = Breaker()  # what was known of the old key or address says nothing of the new
-                    lane.absence = None
-                    lane.capacity = Capacity()
-                    lane.replaced_good_key = lane.key_works
-                    lane.key_works = False
-                lane.settings, lane.leaving = settings, False
+                self._change(lane, settings)
+                lane.old_keys = {each: key for each, key in lane.old_keys.items() if (name, each) in keys_in_use}
         for name, lane in list(self.lanes.items()):
             if name not in providers:
                 lane.leaving = True
 
+    def _change(self, lane: Lane, settings: ProviderSettings) -> None:
+        before, lane.settings, lane.leaving = lane.settings, settings, False
+        if before.key != settings.key:
+            lane.old_keys |= {before.key_id: before.key}
+            lane.old_keys.pop(settings.key_id, None)
+        if (before.key, before.url) != (settings.key, settings.url):
+            # What was known of the old key or address says nothing of the new.
+            lane.breaker = Breaker(tripped=True, open_until=self._clock.monotonic(), reason=NEW_KEY)
+            lane.absence = None
+            lane.capacity = Capacity()
+            lane.replaced_good_key = lane.key_works
+            lane.key_works = False
+
     def keep_leaving(self, settings: ProviderSettings) -> None:
         """Poll out what this provider has; it left the configuration before the start."""
         self.lanes[settings.name] = Lane(settings, leaving=True)
+
+    def key_for(self, provider: str, key_id: str) -> str:
+        """The id of the key to poll a captcha with: its own, or the present one if that is gone."""
+        lane = self.lanes[provider]
+        return key_id if key_id in lane.keys else lane.settings.key_id
+
+    def count_without_key(self, provider: str, key_id: str) -> None:
+        """A captcha that was found at the start: note it if the key that it was submitted with is gone."""
+        lane = self.lanes.get(provider)
+        if lane is not None and key_id not in lane.keys:
+            lane.without_key += 1
 
     def forget_left(self, in_flight: Mapping[str, int]) -> None:
         """Drop the leaving ones whose last captcha is answered."""
@@ -230,6 +276,11 @@ class Providers:
 
     def _accepted(self, provider: str) -> int:
         return self._in_flight().get(provider, 0) - self._submitting().get(provider, 0)
+
+    @property
+    def any_outage(self) -> bool:
+        """Whether one is not answering as it should. One whose new key nothing has tried yet is none of these."""
+        return any(lane.breaker.tripped and lane.breaker.reason != NEW_KEY for lane in self.lanes.values())
 
     def fault(self, provider: str, operation: str, code: str, category: Category) -> None:
         """Feed the breaker. A task-specific code is no fault of the provider's."""

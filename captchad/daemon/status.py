@@ -209,6 +209,8 @@ class Reporter:
             "solve_rate": round(lane.solved / ended, 4) if ended else None,
             "balance": None,
             "leaving": lane.leaving,
+            "old_keys": len(lane.old_keys),
+            "captchas_without_key": lane.without_key,
         }
 
     # ---------------------------------------------------------------- health and metrics

@@ -307,20 +307,22 @@ class Queue:
 
     # ---------------------------------------------------------------- attempts
 
-    def order(self, task: Task, provider: str, worker: WorkerKey) -> int:
-        """Stage `submitting`; returns the attempt's number. The worker may be told after the commit."""
+    def order(self, task: Task, provider: str, worker: WorkerKey, key_id: str) -> int:
+        """Stage `submitting`; returns the attempt's number. The worker may be told after the commit.
+
+        `key_id` names the API key that it is submitted with, and tells nothing of it.
+        """
         n = self.view.last_n + 1
-        self.stage(
-            Kind.SUBMITTING, {"id": task.id, "t": self.clock.time(), "n": n, "prov": provider, "w": list(worker)}
-        )
+        record = {"id": task.id, "t": self.clock.time(), "n": n, "prov": provider, "key": key_id, "w": list(worker)}
+        self.stage(Kind.SUBMITTING, record)
         return n
 
     def submitted(self, n: int, cid: str) -> None:
         """The provider took attempt `n` as `cid`. Said again (pipe and side file) it changes nothing."""
         attempt = self.view.attempts.get(n)
         if attempt is not None:
-            record = {"id": attempt.task_id, "t": self.clock.time(), "n": n, "cid": cid, "prov": attempt.provider}
-            self.stage(Kind.SUBMITTED, record)
+            record = {"id": attempt.task_id, "t": self.clock.time(), "n": n, "cid": cid}
+            self.stage(Kind.SUBMITTED, record | {"prov": attempt.provider, "key": attempt.key_id})
 
     def not_sent(self, n: int, why: str, *, backoff: bool = True) -> None:
         """Nothing of attempt `n` reached the provider."""

@@ -45,6 +45,7 @@ class Attempt:
     provider: str
     worker: WorkerKey
     ordered_at: float
+    key_id: str  # names the API key without telling it
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Captcha:
     provider: str
     cid: str
     submitted_at: float
+    key_id: str  # it is polled under the key that it was submitted with
     late: bool = False  # outlived its time-out: polled slowly, and another may be submitted meanwhile
 
 

@@ -235,10 +235,10 @@ class View:
 
     def _open_all(self, task: Task, data: Mapping[str, Any]) -> None:
         """What is under way for `task`, as a snapshot says."""
-        for n, provider, cid, submitted_at, late in data.get("captchas", ()):
-            self._open_captcha(task, Captcha(n, task.id, provider, cid, submitted_at, late))
-        for n, provider, worker, ordered_at in data.get("open", ()):
-            self._open_attempt(task, Attempt(n, task.id, provider, (worker[0], worker[1]), ordered_at))
+        for n, provider, cid, submitted_at, key_id, late in data.get("captchas", ()):
+            self._open_captcha(task, Captcha(n, task.id, provider, cid, submitted_at, key_id, late))
+        for n, provider, worker, ordered_at, key_id in data.get("open", ()):
+            self._open_attempt(task, Attempt(n, task.id, provider, (worker[0], worker[1]), ordered_at, key_id))
 
     def _kept(self, known: Task | None, data: Mapping[str, Any], entry: Entry) -> Task:
         """The task of a snapshot, hot. One that is known keeps its place in its line."""
@@ -276,8 +276,8 @@ class View:
         data = snapshot(task)
         if self.leads(task):
             data["lead"] = True
-        data["captchas"] = [[c.n, c.provider, c.cid, c.submitted_at, c.late] for c in self.captchas_of(task)]
-        data["open"] = [[a.n, a.provider, a.worker, a.ordered_at] for a in self.attempts_of(task)]
+        data["captchas"] = [[c.n, c.provider, c.cid, c.submitted_at, c.key_id, c.late] for c in self.captchas_of(task)]
+        data["open"] = [[a.n, a.provider, a.worker, a.ordered_at, a.key_id] for a in self.attempts_of(task)]
         return data
 
     def leads(self, task: Task) -> bool:
@@ -340,7 +340,7 @@ class View:
         task.cid = None
         task.attempts += 1
         worker = data["w"]
-        self._open_attempt(task, Attempt(n, task.id, data["prov"], (worker[0], worker[1]), data["t"]))
+        self._open_attempt(task, Attempt(n, task.id, data["prov"], (worker[0], worker[1]), data["t"], data["key"]))
 
     def _on_submitted(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
         attempt = self._close_attempt(n)
@@ -358,7 +358,7 @@ class View:
         if task.state.ended:
             return
         task.faults = 0
-        self._open_captcha(task, Captcha(n, task.id, provider, data["cid"], data["t"], late=not current))
+        self._open_captcha(task, Captcha(n, task.id, provider, data["cid"], data["t"], data["key"], late=not current))
         if current:
             task.provider, task.cid = provider, data["cid"]
 

@@ -30,10 +30,10 @@ _NO_PROVIDER = "NO_PROVIDER"
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Where and how to call a provider; times in seconds."""
+    """Where and how to call a provider; times in seconds. A captcha belongs to the key that it was submitted with."""
 
     url: str
-    key: str = field(repr=False)
+    keys: Mapping[str, str] = field(repr=False)  # by their ids
     submit_s: float
     poll_timeout_s: float
 
@@ -59,7 +59,7 @@ class Caller:
             reason = f"exception: {type(error).__name__}"
             outcome = _unknown(reason) if submit.begun else _not_sent(reason)
         if submit.disconnect():
-            self._mine.discard(submit.order.provider)
+            self._mine.discard(submit.order.provider, submit.order.key_id)
         self._outbox.send(*self._desk.settle(submit, outcome))
 
     def poll(self, poll: Poll) -> None:
@@ -72,7 +72,7 @@ class Caller:
             self._log.trace(error)
             answer = Fault(_INTERNAL, Category.TRANSIENT, f"exception: {type(error).__name__}")
         if poll.disconnect():
-            self._mine.discard(poll.watched.provider)
+            self._mine.discard(poll.watched.provider, poll.watched.key_id)
         self._outbox.send(*self._desk.end_poll(poll, answer, self._clock.monotonic()))
 
     def leave(self) -> None:
@@ -82,9 +82,9 @@ class Caller:
     def _submit(self, submit: Submit) -> Outcome:
         order = submit.order
         provider = self.providers.get(order.provider)
-        if provider is None:
+        if provider is None or order.key_id not in provider.keys:
             return _not_sent("provider")
-        client = self._mine.get(order.provider, provider)
+        client = self._mine.get(order.provider, order.key_id, provider)
         if reason := self._desk.refusal(submit, self._clock.monotonic()):
             return _not_sent(reason)
         if not self._outbox.send_through({"m": "begin", "n": order.n}, BEGIN_S):
@@ -99,9 +99,9 @@ class Caller:
     def _poll(self, poll: Poll) -> Pending | Solved | Failed | Fault:
         watched = poll.watched
         provider = self.providers.get(watched.provider)
-        if provider is None:
+        if provider is None or watched.key_id not in provider.keys:
             return Fault(_NO_PROVIDER, Category.TRANSIENT, "not in the configuration")
-        client = self._mine.get(watched.provider, provider)
+        client = self._mine.get(watched.provider, watched.key_id, provider)
         deadline = self._clock.monotonic() + provider.poll_timeout_s
         poll.connect(client, deadline)
         return client.poll(watched.cid, deadline)
@@ -111,25 +111,26 @@ class _Clients(threading.local):
     """The clients of one thread, each with the settings that it was made from."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[Provider, ProviderClient]] = {}
+        self._made: dict[tuple[str, str], tuple[str, str, ProviderClient]] = {}
 
-    def get(self, name: str, provider: Provider) -> ProviderClient:
-        made = self._made.get(name)
-        if made is not None and made[0] == provider:
-            return made[1]
-        self.discard(name)
-        client = ProviderClient(name, provider.url, provider.key)
-        self._made[name] = (provider, client)
+    def get(self, name: str, key_id: str, provider: Provider) -> ProviderClient:
+        url, key = provider.url, provider.keys[key_id]
+        made = self._made.get((name, key_id))
+        if made is not None and made[:2] == (url, key):
+            return made[2]
+        self.discard(name, key_id)
+        client = ProviderClient(name, url, key)
+        self._made[name, key_id] = (url, key, client)
         return client
 
-    def discard(self, name: str) -> None:
-        made = self._made.pop(name, None)
+    def discard(self, name: str, key_id: str) -> None:
+        made = self._made.pop((name, key_id), None)
         if made is not None:
-            made[1].close()
+            made[2].close()
 
     def close(self) -> None:
-        for name in list(self._made):
-            self.discard(name)
+        for name, key_id in list(self._made):
+            self.discard(name, key_id)
 
 
 def _outcome(answer: Submitted | Refused | NotSent | Unknown) -> Outcome:

@@ -39,6 +39,7 @@ class Order:
 
     n: int
     provider: str
+    key_id: str
     fields: Mapping[str, str] = field(repr=False)
     expires: float
 
@@ -150,11 +151,13 @@ class Desk:
                 self._orders = deque(order for order in self._orders if now < order.expires)
             return [self._keep(order.n, _not_sent("lease")) for order in over]
 
-    def watch(self, n: int, provider: str, cid: str, *, first_in_s: float, every_s: float, now: float) -> None:
+    def watch(
+        self, n: int, provider: str, key_id: str, cid: str, *, first_in_s: float, every_s: float, now: float
+    ) -> None:
         """Poll `cid`, or take its new timing; nothing if its answer is here already or nothing new is taken."""
         with self._lock:
             if not self._stopped and not self._unconfirmed.answered(n):
-                self._schedule.watch(n, provider, cid, first_in_s=first_in_s, every_s=every_s, now=now)
+                self._schedule.watch(n, provider, key_id, cid, first_in_s=first_in_s, every_s=every_s, now=now)
 
     def ack(self, n: int) -> None:
         """The parent has committed the oldest outcome of `n`."""

@@ -245,13 +245,14 @@ class _Worker:
     def _order(self, message: Message) -> None:
         n, provider = message["n"], message["provider"]
         expires = self._clock.monotonic() + message["lease_s"]
-        self._outbox.send(*self._desk.order(Order(n, provider, message["fields"], expires)))
+        self._outbox.send(*self._desk.order(Order(n, provider, message["key"], message["fields"], expires)))
         self._submitters.wake()
 
     def _watch(self, message: Message) -> None:
         self._desk.watch(
             message["n"],
             message["provider"],
+            message["key"],
             message["cid"],
             first_in_s=message["first_in_s"],
             every_s=message["every_s"],
@@ -260,11 +261,11 @@ class _Worker:
 
     def _configure(self, message: Message) -> None:
         providers = {
-            name: Provider(each["url"], each["key"], each["submit_s"], each["poll_timeout_s"])
+            name: Provider(each["url"], each["keys"], each["submit_s"], each["poll_timeout_s"])
             for name, each in message["providers"].items()
         }
-        for provider in providers.values():
-            self._log.hide(provider.key)
+        for key in [key for provider in providers.values() for key in provider.keys.values()]:
+            self._log.hide(key)
         self._caller.providers = providers
         if message["heartbeat_s"] != self._heartbeat_s:
             self._heartbeat_s = message["heartbeat_s"]

@@ -32,6 +32,7 @@ class Watched:
 
     n: int
     provider: str
+    key_id: str
     cid: str
     every_s: float
     faults: int = 0  # in a row
@@ -60,16 +61,18 @@ class PollSchedule:
         """Captchas that wait for a thread; may count some that were dropped."""
         return len(self._ready)
 
-    def watch(self, n: int, provider: str, cid: str, *, first_in_s: float, every_s: float, now: float) -> None:
+    def watch(
+        self, n: int, provider: str, key_id: str, cid: str, *, first_in_s: float, every_s: float, now: float
+    ) -> None:
         """Poll `cid` from now on; for one that is watched already, take the new timing."""
         watched = self._all.get(n)
         if watched is not None and watched.dropped:
             watched.dropped = False
             self._dropped -= 1
-        if watched is None or (watched.provider, watched.cid) != (provider, cid):
+        if watched is None or (watched.provider, watched.key_id, watched.cid) != (provider, key_id, cid):
             if watched is not None:
                 watched.ticket = 0
-            watched = self._all[n] = Watched(n, provider, cid, every_s)
+            watched = self._all[n] = Watched(n, provider, key_id, cid, every_s)
         watched.every_s = max(every_s, _LEAST_S)
         watched.faults = 0
         if not watched.running:

@@ -75,7 +75,7 @@ class Life:
         self.queue.commit()
 
     def order(self, task_id: str, worker: tuple[int, int] = (1, 1)) -> int:
-        n = self.queue.order(self.queue.view.tasks[task_id], "p", worker)
+        n = self.queue.order(self.queue.view.tasks[task_id], "p", worker, "k")
         self.queue.commit()
         return n
 

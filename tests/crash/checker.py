@@ -244,7 +244,7 @@ def _work(queue: Queue, epoch: int) -> None:
         "m": "userrecaptcha", "h": "example.com", "dl": None,
     }  # fmt: skip
     queue.accept("new", data, b'{"id":"new"}')
-    n = queue.order(queue.view.tasks["new"], "p", (epoch, 1))
+    n = queue.order(queue.view.tasks["new"], "p", (epoch, 1), "k")
     queue.commit()
     queue.submitted(n, "c")
     queue.solved(n, {"token": "t", "answer": None, "extra": {}})

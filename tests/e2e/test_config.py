@@ -98,6 +98,26 @@ def test_a_key_that_the_provider_refuses_is_rolled_back(tmp_path: Path) -> None:
         assert daemon.results()["judge"]["attempts"] == 1
 
 
+def test_a_new_key_takes_over_and_captchas_end_under_the_key_that_they_were_submitted_with(tmp_path: Path) -> None:
+    accounts = "".join(f'[[key]]\nkey = "{letter * 32}"\n' for letter in "ab")
+    with (
+        Sandbox(scenario=f"{accounts}[solve]\nseconds = 2.0\n") as sandbox,
+        Daemon(tmp_path, sandbox) as daemon,
+    ):
+        old = daemon.drop({"id": f"old{n}", "sitekey": f"o{n}", "pageurl": "https://example.com/"} for n in range(5))
+        eventually(lambda: sandbox.totals()["created"] == 5)
+        (tmp_path / "key").write_text("b" * 32)
+        reloaded = daemon.ctl("reload")
+        assert (reloaded.returncode, "its key" in reloaded.stdout) == (0, True)
+        new = daemon.drop({"id": f"new{n}", "sitekey": f"n{n}", "pageurl": "https://example.com/"} for n in range(5))
+        results = daemon.wait_results(len(old) + len(new))
+        assert {(result["status"], result["charges"]) for result in results.values()} == {("solved", 1)}
+        assert sorted((each["account"], each["sitekey"][0]) for each in sandbox.captchas()) == [
+            *[(0, "o")] * 5,
+            *[(1, "n")] * 5,
+        ]
+
+
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
         second = Daemon(tmp_path, sandbox)

@@ -105,9 +105,9 @@ class Kit:
         for _ in range(3):
             self.solve()
         task = self.ready()
-        self.queue.order(task, "p", (1, 1))
+        self.queue.order(task, "p", (1, 1), "k")
         task = self.ready()
-        self.queue.not_sent(self.queue.order(task, "p", (1, 1)), "connect")
+        self.queue.not_sent(self.queue.order(task, "p", (1, 1), "k"), "connect")
         self.queue.commit()
 
     def ready(self) -> Any:
@@ -117,7 +117,7 @@ class Kit:
 
     def solve(self) -> None:
         task = self.ready()
-        n = self.queue.order(task, "p", (1, 1))
+        n = self.queue.order(task, "p", (1, 1), "k")
         self.queue.submitted(n, str(n))
         self.queue.solved(n, {"token": f"of-{task.id}", "answer": None, "extra": {}})
         self.queue.publishing(task)
@@ -233,7 +233,7 @@ def test_hot_tasks_come_back_as_they_were(kit: Kit) -> None:
     queue = kit.queue
     for end in ("dead", "undelivered", "late", "polled", "delayed", "delayed", "delayed"):
         task = kit.ready()
-        n = queue.order(task, "p", (1, 1))
+        n = queue.order(task, "p", (1, 1), "k")
         if end == "delayed":
             queue.stage(Kind.NOT_SENT, {"id": task.id, "t": 1.0, "n": n, "why": "test", "due": 2.0e9, "free": True})
             queue.view.tasks.hot[task.id] = queue.view.tasks.hot.pop(task.id)
@@ -317,7 +317,7 @@ def test_what_is_taken_from_the_lines_comes_in_the_same_order(kit: Kit) -> None:
         order = []
         while (task := each.queue.view.peek_ready()) is not None:
             order.append(task.id)
-            each.queue.order(task, "p", (1, 1))
+            each.queue.order(task, "p", (1, 1), "k")
             if len(order) == 5:
                 accept(each.queue, "new", pr=0)  # behind those of its line that are not loaded
         orders.append(order)
@@ -335,7 +335,7 @@ def test_the_head_of_each_line_is_there_without_the_rest(kit: Kit) -> None:
     before = shelf.pending
     first = kit.ready()
     assert shelf.pending == before - 2  # one block
-    kit.queue.order(first, "p", (1, 1))
+    kit.queue.order(first, "p", (1, 1), "k")
     oldest = kit.queue.view.oldest_pending_at()
 
     assert first.priority is Priority.CRITICAL

@@ -58,6 +58,7 @@ class Histories(RuleBasedStateMachine):
         self.charges = 0
         self.accepted: set[str] = set()
         self.ends: dict[str, State] = {}
+        self.ended_at: dict[str, float] = {}
         self.charged: dict[str, int] = {}
         self.open()
 
@@ -70,9 +71,13 @@ class Histories(RuleBasedStateMachine):
     def commit(self) -> None:
         self.queue.commit()
         assert self.queue.down_reason == ""
+        self.note_ends()
+
+    def note_ends(self) -> None:
         for task in self.queue.view.tasks.values():
             if task.state.ended:
                 self.ends.setdefault(task.id, task.state)
+                self.ended_at[task.id] = task.finished_at or 0.0
 
     def pick(self, choice: int, states: tuple[State, ...]) -> Task | None:
         tasks = [task for task in self.queue.view.tasks.values() if task.state in states]
@@ -96,7 +101,7 @@ class Histories(RuleBasedStateMachine):
         self.queue.view.ripen(self.queue.now())
         task = self.queue.view.peek_ready()
         if task is not None:
-            self.queue.order(task, "p", (self.queue.view.epoch, 1))
+            self.queue.order(task, "p", (self.queue.view.epoch, 1), "k")
 
     @rule(choice=st.integers(0, 50), what=st.sampled_from(["ok", "ok", "refused", "money", "lost", "not_sent"]))
     def answer(self, choice: int, what: str) -> None:
@@ -165,13 +170,19 @@ class Histories(RuleBasedStateMachine):
         self.queue.expire()
         self.commit()  # notes how tasks ended, before they may be forgotten
         self.queue.forget(100)
-        for task_id in set(self.ends) - set(self.queue.view.tasks):
-            del self.ends[task_id]  # forgotten: its time had come
-            self.accepted.discard(task_id)
+        self.note_forgotten()
 
     @rule()
     def clean(self) -> None:
+        self.note_ends()
         self.queue.clean(5, thorough=True)
+        self.note_forgotten()  # those whose last submit had still been under way when their time came
+
+    def note_forgotten(self) -> None:
+        for task_id in set(self.ends) - set(self.queue.view.tasks):
+            assert self.clock.time() - self.ended_at[task_id] >= SETTINGS.id_ttl_s
+            del self.ends[task_id]
+            self.accepted.discard(task_id)
 
     # ------------------------------------------------------------ what must hold
 

@@ -39,7 +39,7 @@ def names_in_line(kit: Kit) -> list[str]:
     found = []
     while (task := kit.queue.view.peek_ready()) is not None:
         found.append(task.id)
-        kit.queue.order(task, "p", (1, 1))
+        kit.queue.order(task, "p", (1, 1), "k")
     return found
 
 
@@ -122,7 +122,7 @@ def test_a_charge_that_comes_after_delivery_is_not_lost_by_cleaning(kit: Kit) ->
     task = kit.accept("a", key="")
     first = kit.start(task)
     kit.queue.timed_out(kit.queue.view.captchas[first])
-    second = kit.queue.order(task, "p", (1, 1))
+    second = kit.queue.order(task, "p", (1, 1), "k")
     kit.queue.solved(first, {"token": "x", "answer": None, "extra": {}})
     kit.deliver_all()
     kit.queue.submitted(second, "2")

@@ -55,13 +55,13 @@ class Kit:
         self.queue.commit()
 
     def start(self, task: Task) -> int:
-        n = self.queue.order(task, "p", (1, 1))
+        n = self.queue.order(task, "p", (1, 1), "k")
         self.queue.submitted(n, str(n))
         return n
 
     def bury(self, task: Task) -> None:
         for _ in range(2):
-            n = self.queue.order(task, "p", (1, 1))
+            n = self.queue.order(task, "p", (1, 1), "k")
             self.queue.refused(n, "ERROR_BAD_PARAMETERS", Category.TASK, "", outage=False)
         assert task.state is State.DEAD
 

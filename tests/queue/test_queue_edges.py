@@ -106,7 +106,7 @@ def test_a_submit_beside_an_answer_that_came_first_is_counted(kit: Kit) -> None:
     task = kit.accept("a", key="")
     first = kit.start(task)
     kit.queue.timed_out(kit.queue.view.captchas[first])
-    second = kit.queue.order(task, "p", (1, 1))
+    second = kit.queue.order(task, "p", (1, 1), "k")
     kit.queue.solved(first, {"token": "x", "answer": None, "extra": {}})
     kit.queue.submitted(second, "2")
 
@@ -117,7 +117,7 @@ def test_a_submit_beside_an_answer_that_came_first_is_counted(kit: Kit) -> None:
 
 def test_a_charge_is_counted_although_the_id_of_its_task_could_be_free(kit: Kit) -> None:
     task = kit.accept("a", key="", dl=kit.clock.time() + 1.0)
-    n = kit.queue.order(task, "p", (1, 1))
+    n = kit.queue.order(task, "p", (1, 1), "k")
     kit.clock.advance(2.0)
     kit.queue.expire()
     kit.deliver_all()

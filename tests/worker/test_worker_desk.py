@@ -17,7 +17,7 @@ def desk() -> Desk:
 
 
 def order(desk: Desk, n: int, *, expires: float = 100.0) -> list[dict]:
-    return desk.order(Order(n, "p", {}, expires))
+    return desk.order(Order(n, "p", "k", {}, expires))
 
 
 def take_submit(desk: Desk, n: int) -> Submit:
@@ -29,7 +29,7 @@ def take_submit(desk: Desk, n: int) -> Submit:
 
 
 def take_poll(desk: Desk, n: int, now: float = 0.0, every_s: float = 5.0) -> Poll:
-    desk.watch(n, "p", str(n), first_in_s=0.0, every_s=every_s, now=now)
+    desk.watch(n, "p", "k", str(n), first_in_s=0.0, every_s=every_s, now=now)
     desk.ripen(now)
     poll = desk.take_poll(now)
     assert poll is not None
@@ -90,10 +90,10 @@ def test_orders_whose_lease_has_ended_are_given_back_alone(desk):
 
 
 def test_after_a_stop_nothing_new_is_taken(desk):
-    desk.watch(5, "p", "5", first_in_s=0.0, every_s=1.0, now=0.0)
+    desk.watch(5, "p", "k", "5", first_in_s=0.0, every_s=1.0, now=0.0)
     assert [each["reason"] for each in desk.stop("drain")] == []
     assert order(desk, 1) == [{"m": "out", "n": 1, "o": "not_sent", "reason": "drain"}]
-    desk.watch(6, "p", "6", first_in_s=0.0, every_s=1.0, now=0.0)
+    desk.watch(6, "p", "k", "6", first_in_s=0.0, every_s=1.0, now=0.0)
     assert desk.ripen(9.0) == 0
     assert desk.next_due() is None
 
@@ -124,7 +124,7 @@ def test_an_answer_ends_the_polls_and_is_kept(desk):
     assert desk.next_due() is None
 
     # A timing that crossed the answer on its way.
-    desk.watch(1, "p", "1", first_in_s=0.0, every_s=1.0, now=1.0)
+    desk.watch(1, "p", "k", "1", first_in_s=0.0, every_s=1.0, now=1.0)
     assert desk.next_due() is None
 
 
@@ -147,10 +147,10 @@ def test_a_fault_is_told_but_not_by_a_worker_that_stops(desk):
 
 
 def test_all_is_well_is_said_once_a_second_for_each_provider(desk):
-    desk.watch(9, "other", "9", first_in_s=0.0, every_s=50.0, now=0.0)
+    desk.watch(9, "other", "k", "9", first_in_s=0.0, every_s=50.0, now=0.0)
     said = []
     for now in (0.0, 0.1, OK_EVERY_S - 0.01, OK_EVERY_S, OK_EVERY_S + 0.1):
-        desk.watch(1, "p", "1", first_in_s=0.0, every_s=50.0, now=now)
+        desk.watch(1, "p", "k", "1", first_in_s=0.0, every_s=50.0, now=now)
         desk.ripen(now)
         while (poll := desk.take_poll(now)) is not None:
             said += [(now, each["provider"]) for each in desk.end_poll(poll, Pending(), now) if each["m"] == "ok"]
@@ -161,7 +161,7 @@ def test_the_beat_counts(desk):
     order(desk, 1)
     submit = desk.take_submit(3.0)
     order(desk, 2)
-    desk.watch(3, "p", "3", first_in_s=9.0, every_s=1.0, now=0.0)
+    desk.watch(3, "p", "k", "3", first_in_s=9.0, every_s=1.0, now=0.0)
     take_poll(desk, 4, now=4.0)
 
     beat = desk.beat(5.0, 0.25)

@@ -526,16 +526,29 @@ def test_a_call_past_its_deadline_is_aborted_and_its_client_not_used_again(tmp_p
         assert oldest > 0.0
 
 
-def test_a_new_key_is_used_from_the_next_call_on_and_captchas_stay(tmp_path):
+def test_each_captcha_is_polled_with_the_key_that_it_was_submitted_with(tmp_path):
     with rig(tmp_path) as worker:
         worker.provider.reply = not_ready
         worker.poll(1, every_s=0.05)
         worker.until(lambda: worker.got("done"))
-        worker.configure(key="another")
-        worker.until(lambda: worker.provider.seen[-1].fields["key"] == "another")
+        worker.configure(k=KEY, new="another")
+        worker.poll(2, key="new", every_s=0.05)
+        worker.until(lambda: len({request.fields["id"] for request in worker.provider.seen}) == 2)
         worker.provider.reply = solve_all
-        worker.until(lambda: worker.got("out"))
-        assert {request.fields["id"] for request in worker.provider.seen} == {"1001"}
+        worker.until(lambda: len(worker.got("out")) == 2)
+        used = {(request.fields["id"], request.fields["key"]) for request in worker.provider.seen}
+        assert used == {("1001", KEY), ("1002", "another")}
+
+
+def test_nothing_is_sent_under_a_key_that_is_not_there(tmp_path):
+    with rig(tmp_path) as worker:
+        worker.configure(new="another")
+        worker.submit(1)
+        worker.poll(2)
+        worker.until(lambda: worker.got("out") and worker.got("fault"))
+        assert worker.got("out")[0]["reason"] == "provider"
+        assert worker.got("fault")[0]["code"] == "NO_PROVIDER"
+        assert worker.provider.seen == []
 
 
 def test_a_provider_that_left_the_configuration_is_waited_for(tmp_path):

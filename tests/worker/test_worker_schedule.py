@@ -15,7 +15,7 @@ def schedule() -> PollSchedule:
 def watch(
     schedule: PollSchedule, n: int, *, first: float = 0.0, every: float = 5.0, now: float = 0.0, cid: str = ""
 ) -> None:
-    schedule.watch(n, "p", cid or str(n), first_in_s=first, every_s=every, now=now)
+    schedule.watch(n, "p", "k", cid or str(n), first_in_s=first, every_s=every, now=now)
 
 
 def taken(schedule: PollSchedule) -> list[int]:

@@ -130,17 +130,18 @@ class Rig:
     def tell(self, m: str, **fields: object) -> None:
         self.child.channel.send({"m": m, **fields})
 
-    def configure(
-        self, *, key: str = KEY, submit_s: float = 20.0, poll_s: float = 20.0, heartbeat_s: float = 0.1
-    ) -> None:
-        settings = {"url": self.provider.url, "key": key, "submit_s": submit_s, "poll_timeout_s": poll_s}
+    def configure(self, *, submit_s: float = 20.0, poll_s: float = 20.0, heartbeat_s: float = 0.1, **keys: str) -> None:
+        """`keys` by their ids; without any, KEY is `k`."""
+        keys = keys or {"k": KEY}
+        settings = {"url": self.provider.url, "keys": keys, "submit_s": submit_s, "poll_timeout_s": poll_s}
         self.tell("config", providers={NAME: settings}, heartbeat_s=heartbeat_s)
 
-    def submit(self, n: int, *, lease_s: float = 60.0, provider: str = NAME, **fields: str) -> None:
-        self.tell("submit", n=n, provider=provider, fields={"task": str(n), **fields}, lease_s=lease_s)
+    def submit(self, n: int, *, lease_s: float = 60.0, provider: str = NAME, key: str = "k", **fields: str) -> None:
+        self.tell("submit", n=n, provider=provider, key=key, fields={"task": str(n), **fields}, lease_s=lease_s)
 
-    def poll(self, n: int, *, cid: str = "", first_in_s: float = 0.0, every_s: float = 0.05) -> None:
-        self.tell("poll", n=n, provider=NAME, cid=cid or str(1000 + n), first_in_s=first_in_s, every_s=every_s)
+    def poll(self, n: int, *, cid: str = "", first_in_s: float = 0.0, every_s: float = 0.05, key: str = "k") -> None:
+        timing = {"first_in_s": first_in_s, "every_s": every_s}
+        self.tell("poll", n=n, provider=NAME, key=key, cid=cid or str(1000 + n), **timing)
 
     def got(self, m: str, n: int | None = None) -> list[Message]:
         return [each for each in self.messages if each["m"] == m and (n is None or each["n"] == n)]

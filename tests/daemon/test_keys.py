@@ -1,0 +1,97 @@
+"""Keys that change: a captcha belongs to the one it was submitted with, and a new one is tried by one submit first."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from captchad.daemon.providers import NEW_KEY
+from captchad.queue.view import View
+from tests.daemon.test_dispatch import PROVIDER, Bench
+
+OTHER = replace(PROVIDER, key="n" * 32)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "journal")
+    yield bench
+    bench.close()
+
+
+def keys_of_polls(bench: Bench, number: int) -> dict[int, str]:
+    channel = bench.ends[number]
+    return {message["n"]: message["key"] for message in channel.receive() if message["m"] == "poll"}
+
+
+def test_old_captchas_keep_the_old_key_as_long_as_one_needs_it(bench: Bench) -> None:
+    first = bench.worker(1)
+    n = bench.submit("a", first)
+    bench.dispatcher.set_providers({"p": OTHER})
+    lane = bench.dispatcher.providers.lanes["p"]
+    assert lane.keys == {PROVIDER.key_id: PROVIDER.key, OTHER.key_id: OTHER.key}
+
+    bench.dispatcher.on_death(first, "exit")
+    first.child.close()
+    bench.worker(2)
+    bench.turn()
+    assert keys_of_polls(bench, 2) == {n: PROVIDER.key_id}
+
+    bench.dispatcher.outcome(n, {"n": n, "o": "solved", "token": "t", "answer": None, "extra": {}})
+    bench.dispatcher.set_providers({"p": OTHER})
+    assert lane.keys == {OTHER.key_id: OTHER.key}
+
+
+def test_the_key_is_known_after_a_start_and_one_that_is_gone_is_counted(bench: Bench) -> None:
+    worker = bench.worker(1)
+    n = bench.submit("a", worker)
+    view = View(bench.journal.read)
+    for record in [bench.journal.read(entry) for entry in records(bench)]:
+        view.replay(record)
+    assert view.captchas[n].key_id == PROVIDER.key_id
+
+    providers = bench.dispatcher.providers
+    providers.count_without_key("p", PROVIDER.key_id)
+    assert providers.lanes["p"].without_key == 0
+    providers.count_without_key("p", "gone")
+    assert providers.lanes["p"].without_key == 1
+    assert providers.key_for("p", "gone") == PROVIDER.key_id
+
+
+def records(bench: Bench) -> list:
+    return [record.entry for record in bench.journal.scan(bench.journal.active)]
+
+
+def test_one_submit_tries_a_new_key_before_the_others_go(bench: Bench) -> None:
+    worker = bench.worker(1)
+    bench.submit("before", worker)
+    bench.dispatcher.set_providers({"p": OTHER})
+    providers = bench.dispatcher.providers
+    assert providers.lanes["p"].breaker.reason == NEW_KEY
+    assert not providers.any_outage
+    for name in ("a", "b", "c"):
+        bench.accept(name)
+    bench.turn()
+    ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
+    assert bench.queue.view.attempts[n].key_id == OTHER.key_id
+
+    bench.says(worker, "begin", n)
+    bench.says(worker, "out", n, o="submitted", cid="7")
+    bench.turn()
+    assert [kind for kind, _ in bench.told(worker)].count("submit") == 2
+
+
+def test_a_refused_new_key_is_the_configurations_fault(bench: Bench) -> None:
+    worker = bench.worker(1)
+    bench.submit("before", worker)
+    faults: list[str] = []
+    bench.dispatcher.providers._key_refused = faults.append
+    bench.dispatcher.set_providers({"p": OTHER})
+    bench.accept("a")
+    bench.turn()
+    ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
+    bench.says(worker, "begin", n)
+    bench.says(worker, "out", n, o="refused", code="ERROR_KEY_DOES_NOT_EXIST", category="permanent")
+    assert faults == ["provider p refuses the new key (ERROR_KEY_DOES_NOT_EXIST)"]
+    assert "n" * 32 not in repr(bench.dispatcher.providers.lanes)
