@@ -315,7 +315,7 @@ class Story:
         return task_id
 
     def _order(self, task_id: str, worker: Worker) -> int:
-        n: int = self._do("order", self._task(task_id), "p", worker.key)
+        n: int = self._do("order", self._task(task_id), "p", worker.key, "k")
         self.parent.queue.after_commit(partial(worker.orders.__setitem__, n, task_id))
         return n
 

@@ -23,7 +23,8 @@ class World:
             {
                 name: ProviderSettings(name, f"http://{name}", "k", max_in_flight, priority, 1.0, 1.0, 60.0, 10.0, 60.0)
                 for priority, name in enumerate(names, 1)
-            }
+            },
+            set(),
         )
         self.out: set[str] = set()
         self.in_flight: Counter[str] = Counter()
