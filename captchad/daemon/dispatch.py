@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+from captchad.daemon.poll_plans import PollPlans
 from captchad.daemon.providers import OUR_OWN, Providers, ProviderSettings
 from captchad.ipc.channel import Message
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDamaged, JournalDown, TaskError
 from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
-from captchad.policy import routing
 from captchad.policy.degradation import Degradation
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
@@ -30,8 +30,7 @@ from captchad.worker.main import SUBMIT_THREADS
 #: Orders a turn: a slice, so that a long queue does not hold up heartbeats.
 ORDERS_A_TURN = 128
 
-#: A captcha that outlived its time-out is polled so much more slowly, until it is so many time-outs old.
-LATE_POLL_FACTOR = 4.0
+#: A captcha that outlived its time-out is polled on, slowly, until it is so many time-outs old.
 LATE_LIFE_FACTOR = 5.0
 
 #: A captcha that was found in the journal is polled for so long at least, however old it is: it may be solved by now.
@@ -80,6 +79,7 @@ class Dispatcher:
         self._loads: dict[WorkerKey, _Load] = {}
         self._poller: dict[int, _Load] = {}  # captcha -> who polls it
         self._unpolled: dict[int, None] = {}
+        self._poll_plans = PollPlans()
         self._assign_soon = False  # captchas wait for the next turn, not for an event
         self._timeouts: list[tuple[float, int, bool]] = []  # when, attempt, whether it is late already
         self._suspects: dict[str, None] = {}
@@ -238,17 +238,28 @@ class Dispatcher:
     def _poll_message(self, captcha: Captcha, *, at_once: bool = False) -> Message:
         settings = self.providers.lanes[captcha.provider].settings
         task = self.queue.view.tasks[captcha.task_id]
-        first_s = routing.first_poll_s(task.method, settings.first_poll_s)
-        due_s = max(0.0, captcha.submitted_at + first_s - self.queue.now())
+        age_s = max(0.0, self.queue.now() - captcha.submitted_at)
+        late_life_s = settings.timeout_s * LATE_LIFE_FACTOR if captcha.late else 0.0
+        timing = self._poll_plans.timing(task.method, settings, age_s, late_life_s=late_life_s)
+        if at_once:
+            timing |= {"first_in_s": 0.0, "gaps_s": [timing["first_in_s"], *timing["gaps_s"]]}
         return {
             "m": "poll",
             "n": captcha.n,
             "provider": captcha.provider,
             "key": self.providers.key_for(captcha.provider, captcha.key_id),
             "cid": captcha.cid,
-            "first_in_s": 0.0 if at_once else due_s,
-            "every_s": settings.poll_s * (LATE_POLL_FACTOR if captcha.late else 1.0),
+            **timing,
         }
+
+    def _learn(self, n: int, waited_s: float | None) -> None:
+        """Captcha `n` is solved; `waited_s` after this worker's poll before, which said not ready, if there was one."""
+        captcha = self.queue.view.captchas.get(n)
+        if captcha is not None and not captcha.late:
+            high_s = max(0.0, self.queue.now() - captcha.submitted_at)
+            low_s = 0.0 if waited_s is None else high_s - waited_s
+            method = self.queue.view.tasks[captcha.task_id].method
+            self._poll_plans.learn(captcha.provider, method, low_s, high_s)
 
     def _close_polls(self) -> None:
         """Captchas that the view has closed need no more polls."""
@@ -412,6 +423,8 @@ class Dispatcher:
                 self.providers.fault(provider, "submit", "UNPARSEABLE", Category.TRANSIENT)
                 self.queue.unknown(n, message.get("reason", ""), by_crash=False)
             case "solved":
+                if load is not None:  # one from a side file was answered nobody knows when
+                    self._learn(n, message.get("waited_s"))
                 self.providers.ended(provider, "solved")
                 self.queue.solved(n, {key: message.get(key) for key in ("token", "answer", "extra")})
             case "failed":

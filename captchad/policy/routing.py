@@ -1,18 +1,14 @@
-"""Which provider takes the next task, and when its captcha is polled.
+"""Which provider takes the next task.
 
 A provider is left when its breaker opens. It is preferred again only after `return_successes` submits in a row that it
 has taken and `return_after_s` since it was left, so that the load does not swing between two providers. Until then it
 takes no more than these submits as probes, few at a time; beyond them it is used only when no other has room.
 """
 
-__all__ = ["Absence", "Lane", "ReturnSettings", "choose", "first_poll_s", "is_back", "probes", "why_away"]
+__all__ = ["Absence", "Lane", "ReturnSettings", "choose", "is_back", "probes", "why_away"]
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-
-#: Seconds until the first poll is worth its while, by method (SDK `initial_wait`, protocol notes 1.5).
-_FIRST_POLL_S = {"post": 5.0, "base64": 5.0, "bls": 5.0, "turnstile": 10.0, "captchafox": 10.0, "lemin": 10.0}
-_FIRST_POLL_DEFAULT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +79,3 @@ def choose(lanes: Iterable[Lane]) -> str | None:
 
 def _rank(lane: Lane) -> tuple[bool, int, float, str]:
     return lane.last_resort, lane.priority, lane.in_flight / lane.max_in_flight, lane.name
-
-
-def first_poll_s(method: str, configured_s: float) -> float:
-    """Seconds from submit to first poll: the configured ones, else by method."""
-    return configured_s or _FIRST_POLL_S.get(method, _FIRST_POLL_DEFAULT_S)

@@ -13,7 +13,7 @@ __all__ = ["Call", "Desk", "Order", "Poll", "Submit"]
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -152,12 +152,23 @@ class Desk:
             return [self._keep(order.n, _not_sent("lease")) for order in over]
 
     def watch(
-        self, n: int, provider: str, key_id: str, cid: str, *, first_in_s: float, every_s: float, now: float
+        self,
+        n: int,
+        provider: str,
+        key_id: str,
+        cid: str,
+        *,
+        first_in_s: float,
+        gaps_s: Sequence[float] = (),
+        every_s: float,
+        now: float,
     ) -> None:
         """Poll `cid`, or take its new timing; nothing if its answer is here already or nothing new is taken."""
         with self._lock:
             if not self._stopped and not self._unconfirmed.answered(n):
-                self._schedule.watch(n, provider, key_id, cid, first_in_s=first_in_s, every_s=every_s, now=now)
+                self._schedule.watch(
+                    n, provider, key_id, cid, first_in_s=first_in_s, gaps_s=gaps_s, every_s=every_s, now=now
+                )
 
     def ack(self, n: int) -> None:
         """The parent has committed the oldest outcome of `n`."""
@@ -298,7 +309,7 @@ class Desk:
                 if not self._schedule.end(watched):
                     return []
                 self._completed += 1
-                return [self._keep(watched.n, _answer(answer))]
+                return [self._keep(watched.n, _answer(answer, watched, now))]
             if not self._wait_again(watched, answer, now):
                 return []
             done: Message = {"m": "done", "n": watched.n}
@@ -337,9 +348,12 @@ def _not_sent(reason: str) -> Outcome:
     return {"o": "not_sent", "reason": reason}
 
 
-def _answer(answer: Solved | Failed) -> Outcome:
+def _answer(answer: Solved | Failed, watched: Watched, now: float) -> Outcome:
     if isinstance(answer, Solved):
-        return {"o": "solved", "token": answer.token, "answer": answer.answer, "extra": dict(answer.extra)}
+        # How long at most it was ready before it was fetched: what the parent learns poll times from.
+        waited_s = None if watched.answered_at is None else round(now - watched.answered_at, 3)
+        said = {"token": answer.token, "answer": answer.answer, "extra": dict(answer.extra)}
+        return {"o": "solved", **said, "waited_s": waited_s}
     return {"o": "failed", "code": answer.code, "category": answer.category, "text": answer.text}
 
 

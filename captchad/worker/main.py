@@ -255,6 +255,7 @@ class _Worker:
             message["key"],
             message["cid"],
             first_in_s=message["first_in_s"],
+            gaps_s=message["gaps_s"],
             every_s=message["every_s"],
             now=self._clock.monotonic(),
         )

@@ -1,7 +1,8 @@
 """When to poll which captcha: one schedule for all that a worker has in flight. Pure; time comes in as an argument.
 
 A captcha waits until it is due (`ripen`), is ready in due order (`take`), is polled, and waits again (`again`,
-`back_off`) or is over (`end`). At most one poll of a captcha is under way. Times are monotonic seconds.
+`back_off`) or is over (`end`). At most one poll of a captcha is under way. The parent plans the waits: each poll,
+failed or not, takes the next one of the plan. Times are monotonic seconds.
 """
 
 __all__ = ["BACK_OFF_CAP", "JITTER", "PollSchedule", "Watched"]
@@ -9,14 +10,14 @@ __all__ = ["BACK_OFF_CAP", "JITTER", "PollSchedule", "Watched"]
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, repeat
 
 #: A wait is drawn out by up to this share, so that captchas submitted together are not polled together for ever.
 JITTER = 0.1
 
-#: Faults in a row stretch the wait to at most so many times `every_s`.
+#: Faults in a row stretch the wait to at most so many times what is planned.
 BACK_OFF_CAP = 8
 
 #: A wrong timing must not turn the schedule into a busy loop.
@@ -34,7 +35,8 @@ class Watched:
     provider: str
     key_id: str
     cid: str
-    every_s: float
+    waits_s: Iterator[float]
+    answered_at: float | None = None  # when a poll last said that it is not ready
     faults: int = 0  # in a row
     running: bool = False  # a poll is under way
     dropped: bool = False  # nobody wants the answer any more; kept while a poll is under way
@@ -62,9 +64,21 @@ class PollSchedule:
         return len(self._ready)
 
     def watch(
-        self, n: int, provider: str, key_id: str, cid: str, *, first_in_s: float, every_s: float, now: float
+        self,
+        n: int,
+        provider: str,
+        key_id: str,
+        cid: str,
+        *,
+        first_in_s: float,
+        gaps_s: Sequence[float] = (),
+        every_s: float,
+        now: float,
     ) -> None:
-        """Poll `cid` from now on; for one that is watched already, take the new timing."""
+        """Poll `cid` from now on: in `first_in_s`, after each of `gaps_s`, then `every_s`.
+
+        For one that is watched already, take the new timing.
+        """
         watched = self._all.get(n)
         if watched is not None and watched.dropped:
             watched.dropped = False
@@ -72,8 +86,8 @@ class PollSchedule:
         if watched is None or (watched.provider, watched.key_id, watched.cid) != (provider, key_id, cid):
             if watched is not None:
                 watched.ticket = 0
-            watched = self._all[n] = Watched(n, provider, key_id, cid, every_s)
-        watched.every_s = max(every_s, _LEAST_S)
+            watched = self._all[n] = Watched(n, provider, key_id, cid, iter(()))
+        watched.waits_s = chain(gaps_s, repeat(every_s))
         watched.faults = 0
         if not watched.running:
             self._wait(watched, now + max(first_in_s, 0.0))
@@ -128,13 +142,14 @@ class PollSchedule:
     def again(self, watched: Watched, now: float) -> bool:
         """The answer is not there yet. True when it is still wanted, and is waited for."""
         watched.faults = 0
-        return self._resume(watched, now, watched.every_s)
+        watched.answered_at = now
+        return self._resume(watched, now, 1)
 
     def back_off(self, watched: Watched, now: float) -> bool:
-        """The poll failed: wait `every_s`, twice that after two faults in a row, up to `BACK_OFF_CAP` times."""
-        wait_s = watched.every_s * min(2**watched.faults, BACK_OFF_CAP)
+        """The poll failed: wait as planned, twice that after two faults in a row, up to `BACK_OFF_CAP` times."""
+        times = min(2**watched.faults, BACK_OFF_CAP)
         watched.faults = min(watched.faults + 1, BACK_OFF_CAP)
-        return self._resume(watched, now, wait_s)
+        return self._resume(watched, now, times)
 
     def end(self, watched: Watched) -> bool:
         """Take out a captcha whose poll is over. True when its answer is still wanted."""
@@ -146,10 +161,11 @@ class PollSchedule:
         self._dropped -= watched.dropped
         return not watched.dropped
 
-    def _resume(self, watched: Watched, now: float, wait_s: float) -> bool:
+    def _resume(self, watched: Watched, now: float, times: int) -> bool:
         if not self.end(watched):
             return False
         self._all[watched.n] = watched
+        wait_s = max(next(watched.waits_s), _LEAST_S) * times
         self._wait(watched, now + wait_s * (1.0 + JITTER * self._jitter()))
         return True
 

@@ -10,7 +10,7 @@ from captchad.model.states import Category
 from captchad.policy import breaker as b
 from captchad.policy.restart import FREE_DEATHS, RestartHistory, after_death
 from captchad.policy.retry import Again, Bury, RetrySettings, after_failure, after_not_sent, after_unknown, backoff_s
-from captchad.policy.routing import Lane, choose, first_poll_s
+from captchad.policy.routing import Lane, choose
 
 SETTINGS = RetrySettings(max_attempts=3, base_delay_s=5.0, max_delay_s=300.0)
 RNG = random.Random(1)
@@ -120,5 +120,3 @@ def test_routing_prefers_then_shares() -> None:
     assert choose(lanes) == "b"
     assert choose([Lane("a", 1, 100, 100, 9), Lane("c", 2, 0, 100, 9)]) == "c"
     assert choose([Lane("a", 1, 0, 100, 0)]) is None
-    assert first_poll_s("turnstile", 0.0) == 10.0
-    assert first_poll_s("turnstile", 0.3) == 0.3

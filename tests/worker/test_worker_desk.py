@@ -117,7 +117,10 @@ def test_the_last_words_name_all_that_is_not_confirmed(desk):
 
 def test_an_answer_ends_the_polls_and_is_kept(desk):
     messages = desk.end_poll(take_poll(desk, 1), Solved("tok", {"a": 1}, {"ip": "x"}), 1.0)
-    assert messages == [{"m": "out", "n": 1, "o": "solved", "token": "tok", "answer": {"a": 1}, "extra": {"ip": "x"}}]
+    assert messages == [{
+        "m": "out", "n": 1, "o": "solved", "token": "tok", "answer": {"a": 1}, "extra": {"ip": "x"},
+        "waited_s": None,
+    }]  # fmt: skip
     messages = desk.end_poll(take_poll(desk, 2), Failed("E", Category.TASK, "why"), 1.0)
     assert messages == [{"m": "out", "n": 2, "o": "failed", "code": "E", "category": "task", "text": "why"}]
     assert desk.beat(1.0, 0.0)["completed"] == 2
@@ -126,6 +129,13 @@ def test_an_answer_ends_the_polls_and_is_kept(desk):
     # A timing that crossed the answer on its way.
     desk.watch(1, "p", "k", "1", first_in_s=0.0, every_s=1.0, now=1.0)
     assert desk.next_due() is None
+
+
+def test_an_answer_says_how_long_ago_it_was_not_ready(desk):
+    desk.end_poll(take_poll(desk, 1, now=10.0, every_s=5.0), Pending(), 10.0)
+    desk.ripen(16.0)
+    (said,) = desk.end_poll(desk.take_poll(16.0), Solved("tok"), 16.25)
+    assert said["waited_s"] == 6.25
 
 
 @pytest.mark.parametrize("answer", [Pending(), FAULT, Solved("t"), Failed("E", Category.TASK)])

@@ -216,3 +216,23 @@ def test_a_random_life_keeps_its_promises():
         schedule.again(watched, now)
     schedule.ripen(now + 1e6)
     assert set(taken(schedule)) == wanted
+
+
+def test_polls_follow_their_plan_and_then_the_interval(schedule):
+    schedule.watch(1, "p", "k", "1", first_in_s=3.0, gaps_s=[1.0, 4.0], every_s=9.0, now=0.0)
+    dues = [schedule.next_due()]
+    for _ in range(4):
+        schedule.again(poll(schedule, dues[-1]), dues[-1])
+        dues.append(schedule.next_due())
+
+    assert dues == [3.0, 4.0, 8.0, 17.0, 26.0]
+
+
+def test_a_failed_poll_takes_its_place_in_the_plan(schedule):
+    schedule.watch(1, "p", "k", "1", first_in_s=0.0, gaps_s=[1.0, 1.0, 7.0], every_s=9.0, now=0.0)
+    waits = []
+    for go_on in (schedule.back_off, schedule.back_off, schedule.again, schedule.again):
+        go_on(poll(schedule, 1e9), 0.0)
+        waits.append(schedule.next_due())
+
+    assert waits == [1.0, 2.0, 7.0, 9.0]

@@ -140,7 +140,7 @@ class Rig:
         self.tell("submit", n=n, provider=provider, key=key, fields={"task": str(n), **fields}, lease_s=lease_s)
 
     def poll(self, n: int, *, cid: str = "", first_in_s: float = 0.0, every_s: float = 0.05, key: str = "k") -> None:
-        timing = {"first_in_s": first_in_s, "every_s": every_s}
+        timing = {"first_in_s": first_in_s, "gaps_s": [], "every_s": every_s}
         self.tell("poll", n=n, provider=NAME, key=key, cid=cid or str(1000 + n), **timing)
 
     def got(self, m: str, n: int | None = None) -> list[Message]:
