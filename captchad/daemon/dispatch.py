@@ -21,7 +21,8 @@ from captchad.model.clock import Clock
 from captchad.model.errors import JournalDamaged, JournalDown, TaskError
 from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
-from captchad.policy.degradation import Degradation
+from captchad.policy import turns
+from captchad.policy.degradation import Degradation, Mode
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
 from captchad.supervisor.crew import Worker
@@ -84,6 +85,7 @@ class Dispatcher:
         self._timeouts: list[tuple[float, int, bool]] = []  # when, attempt, whether it is late already
         self._suspects: dict[str, None] = {}
         self._recalled = False
+        self._since_aged = 0  # submits since one was ordered because its task had waited longest
 
     # ---------------------------------------------------------------- providers
 
@@ -149,7 +151,7 @@ class Dispatcher:
 
     def _order_submits(self) -> None:
         for _ in range(ORDERS_A_TURN):
-            task = self.queue.view.peek_ready(self._suspects, self.degradation.bar)
+            task, aged = self._next_task()
             if task is None:
                 return
             load = self._freest()
@@ -160,6 +162,17 @@ class Dispatcher:
                 return
             if not self._order(task, provider, load):
                 return
+            self._since_aged = turns.after(self._since_aged, aged=aged)
+
+    def _next_task(self) -> tuple[Task | None, bool]:
+        """The task whose turn it is, and whether that is for its age."""
+        view = self.queue.view
+        # Where lower priorities wait, or a full queue is worked off by priority, age lifts nobody.
+        if self.degradation.mode is Mode.NORMAL and turns.by_age(self._since_aged):
+            aged = view.peek_aged(self.queue.now() - turns.AGED_S, self._suspects)
+            if aged is not None:
+                return aged, True
+        return view.peek_ready(self._suspects, self.degradation.bar), False
 
     def _choose_provider(self) -> str | None:
         return self.providers.choose()

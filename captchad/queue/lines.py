@@ -158,6 +158,14 @@ class Lines:
                 return self._tasks[task_id]
         return None
 
+    def peek_aged(self, before: float, suspects: Container[str] = ()) -> Task | None:
+        """Of the next ready tasks of all priorities the one queued first, if that was before `before` (UTC)."""
+        if self._kept:
+            self._line_up_kept()
+        heads = [task_id for line in self._ready.values() if (task_id := self._head(line, suspects)) is not None]
+        aged = [task for task_id in heads if (task := self._tasks[task_id]).queued_at < before]
+        return min(aged, key=lambda task: task.queued_at, default=None)
+
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending task was queued (UTC)."""
         if self._kept:

@@ -608,6 +608,10 @@ class View:
         """
         return self._lines.peek(suspects, bar)
 
+    def peek_aged(self, before: float, suspects: Container[str] = ()) -> Task | None:
+        """Of the next ready tasks of all priorities the one queued first, if that was before `before` (UTC)."""
+        return self._lines.peek_aged(before, suspects)
+
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending task was queued (UTC)."""
         return self._lines.oldest_pending_at()

@@ -1,4 +1,4 @@
-"""What the dispatcher submits in each mode. The queue and its journal are real."""
+"""What the dispatcher submits when: by mode, priority and age. The queue and its journal are real."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from captchad.model.states import Priority, State
 from captchad.policy.degradation import Degradation, Mode
+from captchad.policy.turns import AGED_EVERY, AGED_S
 from tests.daemon.test_dispatch import Bench
 
 WORDS = ("critical", "high", "normal", "low")
@@ -80,3 +81,44 @@ def test_a_suspect_of_a_lower_priority_waits_too(bench: Bench) -> None:
 
     set_bar(bench, Priority.LOW)
     assert bench.queue.view.tasks["a"].state is State.SUBMITTING
+
+
+def order(bench: Bench) -> list[str]:
+    """The tasks in the order in which they were submitted."""
+    return [attempt.task_id for attempt in bench.queue.view.attempts.values()]
+
+
+def wait_behind_urgent_ones(bench: Bench, waited_s: float) -> list[str]:
+    """Four low tasks that have waited, one a second later than the other, and 20 high ones that have not."""
+    for number in range(4):
+        bench.accept(f"low-{number}", priority=3)
+        bench.clock.advance(1.0)
+    bench.clock.advance(waited_s)
+    for number in range(20):
+        bench.accept(f"high-{number}", priority=1)
+    for number in range(8):
+        bench.worker(number)
+    bench.turn()
+    return [task_id for task_id in order(bench) if task_id.startswith("low")]
+
+
+def test_one_turn_in_a_few_goes_to_who_has_waited_long(bench: Bench) -> None:
+    assert wait_behind_urgent_ones(bench, AGED_S) == [f"low-{number}" for number in range(4)]
+    places = [order(bench).index(f"low-{number}") for number in range(4)]
+    assert places == [AGED_EVERY * turn - 1 for turn in range(1, 5)]
+
+
+def test_who_has_not_waited_long_comes_last(bench: Bench) -> None:
+    wait_behind_urgent_ones(bench, 0.0)
+    assert order(bench)[-4:] == [f"low-{number}" for number in range(4)]
+
+
+def test_age_lifts_nobody_over_the_bar_nor_in_a_full_queue(bench: Bench) -> None:
+    bench.dispatcher.degradation = Degradation(mode=Mode.DEGRADED, bar=Priority.HIGH)
+    assert wait_behind_urgent_ones(bench, 10 * AGED_S) == []
+
+    for number in range(20, 30):
+        bench.accept(f"high-{number}", priority=1)
+    bench.dispatcher.degradation = Degradation(mode=Mode.DEGRADED)
+    bench.turn()
+    assert order(bench)[-4:] == [f"low-{number}" for number in range(4)]
