@@ -32,8 +32,6 @@ def start_logging(environ: Mapping[str, str], level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # urllib3 logs URLs at debug level, and a URL may hold a key.
-    logging.getLogger("urllib3").setLevel(logging.WARNING)
 
 
 def _is_journald(environ: Mapping[str, str], stream: TextIO) -> bool:

@@ -31,7 +31,7 @@ Lookup = Callable[[str, int], Addresses]
 
 
 class StopError(OSError):
-    """Ends a call from within. It has no errno, so that urllib3 does not take it for a fault that it may ignore."""
+    """Ends a call from within. Its message is in our own words, or the system's: fit for a log."""
 
 
 class Resolver:

@@ -5,9 +5,12 @@
     Lost      at least one byte was, and no whole answer came
 
 A submit that is NotSent costs nothing and may be repeated; one that is Lost may be paid for. Therefore our own
-connections note the moment of the first byte; urllib3's exceptions do not tell it. Nothing is retried, no redirect is
-followed, no cookie is kept, no proxy or netrc is read from the environment, and no compression is asked for, so an
-answer cannot grow in our hands.
+connections note the moment of the first byte; no library tells it. Nothing is retried, no redirect is followed, no
+cookie is kept, no proxy or netrc is read from the environment, and no compression is asked for, so an answer cannot
+grow in our hands.
+
+Submit and poll are what captchad lives from, so requests is not in their way: it reads the provider's address, once,
+and names the certificates to trust, so that both are as its users know them (`make bench-calls` has the figures).
 
 Outcomes are values. No exception leaves this module, because those of requests carry the URL, and with it the key.
 Reasons are made of our own words and the operating system's.
@@ -18,24 +21,19 @@ nor making a Transport or a Resolver makes a thread or a socket: both are made i
 
 __all__ = ["Lost", "NotSent", "Resolver", "Response", "Transport", "scrub"]
 
-import http.client
-import logging
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import HTTPError
 
 from captchad import __version__
 from captchad.model.clock import Clock, SystemClock
-from captchad.provider.resolver import Resolver, process_resolver
-from captchad.provider.wire import MAX_BODY, PIECE, Adapter, Wire
+from captchad.provider.resolver import Resolver, StopError, process_resolver
+from captchad.provider.wire import Connection, Place, Wire
 
 #: A connection idle for longer is not trusted with a submit: a server that closes it meanwhile makes the submit Lost.
 SUBMIT_IDLE_S = 1.0
@@ -43,13 +41,13 @@ SUBMIT_IDLE_S = 1.0
 #: A poll is harmless to repeat, so an older connection is worth a try.
 POLL_IDLE_S = 60.0
 
-_HEADERS = {
-    "User-Agent": f"captchad/{__version__}",
-    "Accept": "*/*",
-    "Accept-Encoding": "identity",
-    "Connection": "keep-alive",
-}
-_FORM_HEADERS = _HEADERS | {"Content-Type": "application/x-www-form-urlencoded"}
+_HEADERS = (
+    f"User-Agent: captchad/{__version__}\r\nAccept: */*\r\nAccept-Encoding: identity\r\nConnection: keep-alive\r\n"
+)
+_FORM_HEADERS = f"{_HEADERS}Content-Type: application/x-www-form-urlencoded\r\n"
+
+#: What the first line of a request and its Host header cannot take.
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*")
 
@@ -91,8 +89,17 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """A URL taken apart for a request."""
+
+    place: Place
+    host: str  # the Host header
+    target: str
+
+
 class Transport:
-    """HTTP for one thread. `ca_file`: certificates to trust instead of the installed bundle."""
+    """HTTP for one thread, with one connection. `ca_file`: certificates to trust instead of the installed bundle."""
 
     def __init__(
         self, resolver: Resolver | None = None, *, ca_file: str | None = None, clock: Clock | None = None
@@ -100,8 +107,8 @@ class Transport:
         clock = clock or SystemClock()
         self._wire = Wire(resolver or process_resolver(os.getpid()), clock)
         self._ca_file = ca_file
-        self._adapter: HTTPAdapter | None = None
-        self._addresses: dict[str, str] = {}
+        self._idle: Connection | None = None
+        self._addresses: dict[str, _Address] = {}
 
     @property
     def deadline(self) -> float | None:
@@ -122,10 +129,10 @@ class Transport:
         self._wire.abort(before)
 
     def close(self) -> None:
-        """Close all connections."""
-        if self._adapter is not None:
-            self._adapter.close()
-            self._adapter = None
+        """Close the connection."""
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
 
     def _call(
         self, method: str, url: str, fields: Mapping[str, str], deadline: float, max_idle_s: float
@@ -133,54 +140,64 @@ class Transport:
         call = self._wire.begin(deadline, max_idle_s)
         try:
             return self._exchange(method, url, _form(fields))
-        except (requests.RequestException, HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            # The names of exceptions are safe to show, their messages are not.
-            reason = call.trouble or f"http: {type(error).__name__}"
+        except (OSError, ValueError) as error:
+            # Ours have words; of all others the names are safe to show, the messages are not.
+            reason = str(error) if isinstance(error, StopError) else f"http: {type(error).__name__}"
             return Lost(reason) if call.sent else NotSent(reason)
         finally:
             self._wire.end()
 
     def _exchange(self, method: str, url: str, form: str) -> Response:
-        adapter = self._adapter = self._adapter or self._open()
-        # Made by hand: a Session would go through cookies, redirects and the environment first, at twice the cost.
-        request = requests.PreparedRequest()
-        request.method = method
-        if method == "GET":
-            request.url = f"{self._address(url)}?{form}"
-            request.headers = CaseInsensitiveDict(_HEADERS)
-        else:
-            request.url = self._address(url)
-            request.body = form.encode("ascii")
-            request.headers = CaseInsensitiveDict(_FORM_HEADERS, **{"Content-Length": str(len(request.body))})
-        with adapter.send(request, stream=True, timeout=self._wire.left()) as answer:
-            return Response(answer.status_code, answer.headers.get("Content-Type") or "", self._body(answer))
+        address = self._addresses.get(url)
+        if address is None:
+            address = self._addresses[url] = _address(url)
+        request = _request(method, address, form)
+        connection = self._take(address.place) or self._wire.open(address.place, self._ca_file)
+        keep = False
+        try:
+            answer = connection.exchange(request)
+            keep = answer.keep
+        finally:
+            if keep:
+                self._idle = connection
+            else:
+                connection.close()
+        return Response(answer.status, answer.content_type, answer.body)
 
-    def _address(self, url: str) -> str:
-        """`url` as requests would send it; there are only a few, so each is checked once. Raises ValueError."""
-        known = self._addresses.get(url)
-        if known is None:
-            prepared = requests.PreparedRequest()
-            prepared.prepare_url(url, None)
-            known = self._addresses[url] = str(prepared.url)
-        return known
+    def _take(self, place: Place) -> Connection | None:
+        """The idle connection, if it leads there and can be trusted; else it is closed."""
+        connection, self._idle = self._idle, None
+        if connection is None or (connection.place == place and connection.trusted()):
+            return connection
+        connection.close()
+        return None
 
-    def _body(self, answer: requests.Response) -> bytes:
-        """All of the body. Raises StopError when it is too big, or shorter than announced."""
-        pieces, size = [], 0
-        while piece := answer.raw.read(PIECE, decode_content=False):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BODY:
-                raise self._wire.fail("the answer is too big")
-        # urllib3 2 looks at this by itself, urllib3 1 does not: half a text answer could pass for a shorter id.
-        announced = answer.headers.get("Content-Length", "")
-        if announced.isdecimal() and size < int(announced) and not answer.raw.chunked:
-            raise self._wire.fail("the answer is cut short")
-        return b"".join(pieces)
 
-    def _open(self) -> HTTPAdapter:
-        _silence_urllib3()
-        return Adapter(self._wire, self._ca_file)
+def _address(url: str) -> _Address:
+    """`url` as requests would call it. Raises ValueError."""
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, None)
+    parts = urlsplit(str(prepared.url))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an HTTP URL")
+    usual = 443 if parts.scheme == "https" else 80
+    port = usual if parts.port is None else parts.port
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if _CONTROL.search(host + target):
+        raise ValueError("control characters in the URL")
+    return _Address(
+        Place(parts.scheme == "https", parts.hostname, port), host if port == usual else f"{host}:{port}", target
+    )
+
+
+def _request(method: str, address: _Address, form: str) -> bytes:
+    """The whole request: one write, so that a server has all of it or nothing. Raises UnicodeEncodeError."""
+    if method == "GET":
+        query = f"?{form}" if form else ""
+        return f"GET {address.target}{query} HTTP/1.1\r\nHost: {address.host}\r\n{_HEADERS}\r\n".encode("ascii")
+    head = f"POST {address.target} HTTP/1.1\r\nHost: {address.host}\r\n{_FORM_HEADERS}"
+    return f"{head}Content-Length: {len(form)}\r\n\r\n{form}".encode("ascii")
 
 
 def _form(fields: Mapping[str, str]) -> str:
@@ -193,9 +210,3 @@ def _quoted(value: str) -> str:
     if len(value) > 256 and _BASE64.fullmatch(value):
         return value.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
     return quote_plus(value)
-
-
-def _silence_urllib3() -> None:
-    """Stop urllib3's own log: it shows whole URLs, at WARNING for answers with odd headers."""
-    for name in ("urllib3.connection", "urllib3.connectionpool", "urllib3.response", "urllib3.util.retry"):
-        logging.getLogger(name).disabled = True
