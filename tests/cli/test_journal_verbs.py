@@ -1168,7 +1168,7 @@ def test_beside_a_running_daemon(tmp_path):
             assert f"pid {daemon.pid}" in refused.stderr
             assert word in refused.stderr
 
-        padding = {f"x{number}": "y" * 4000 for number in range(2)}
+        padding = {f"x{number}": "y" * 4000 for number in range(4)}
         daemon.drop(
             {"id": f"t{number}", "sitekey": "k", "pageurl": "https://example.com/", "params": padding}
             for number in range(500)
