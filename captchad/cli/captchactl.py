@@ -13,7 +13,8 @@ from captchad import __version__
 from captchad.cli.exits import Exit
 from captchad.model.errors import CaptchadError, NotRunning
 
-_STATES = ("pending", "held", "submitting", "submitted", "solved", "dead", "expired", "cancelled")
+_UNFINISHED = ("pending", "held", "submitting", "submitted")
+_STATES = (*_UNFINISHED, "solved", "dead", "expired", "cancelled")
 _DEFAULT_LIMIT = 100
 
 #: Monitoring's default limits for the age of the oldest pending task.
@@ -202,14 +203,20 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("--state", choices=_STATES)
     _add_limit(listed)
 
-    for name, text in (
-        ("hold", "set waiting tasks aside until they are released"),
-        ("release", "run held tasks again; each may be charged again"),
-        ("cancel", "end tasks without an answer"),
+    for name, text, state in (
+        ("hold", "set waiting tasks aside until they are released", "pending"),
+        ("release", "run held tasks again; each may be charged again", "held"),
+        ("cancel", "end tasks without an answer", ""),
     ):
         directed = verb(verbs, name, text, _direct)
-        directed.set_defaults(verb=name)
-        directed.add_argument("ids", nargs="+", metavar="ID")
+        directed.set_defaults(verb=name, state=None, whole="--all" if state else "--state")
+        directed.add_argument("ids", nargs="*", metavar="ID")
+        if state:
+            directed.add_argument(
+                "--all", dest="state", action="store_const", const=state, help=f"every task that is {state}"
+            )
+        else:
+            directed.add_argument("--state", choices=_UNFINISHED, help="every task in this state")
 
     dlq = verbs.add_parser("dlq", help="the dead-letter queue").add_subparsers(metavar="VERB", required=True)
     _add_limit(verb(dlq, "list", "the tasks that failed for good, and why", _dlq_list))

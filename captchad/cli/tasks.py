@@ -101,9 +101,21 @@ def dlq_redrive(options: Namespace) -> int:
 
 def direct(options: Namespace) -> int:
     """hold, release or cancel tasks of a running daemon. Exit 1 when one was refused."""
+    if bool(options.state) == bool(options.ids):
+        print(f"captchactl: give either ids or {options.whole}", file=sys.stderr)
+        return Exit.USAGE
     places = find(options.config, options.socket)
-    ids = list(dict.fromkeys(options.ids))
-    return _print_done(options, "done", call(places.socket, options.verb, {"ids": ids}, timeout_s=_CHANGE_S))
+    if options.ids:
+        ids = list(dict.fromkeys(options.ids))
+        return _print_done(options, "done", call(places.socket, options.verb, {"ids": ids}, timeout_s=_CHANGE_S))
+    done: dict[str, Any] = {"done": [], "refused": {}}
+    more = True
+    while more:  # the daemon takes a slice of them at a time
+        answer = call(places.socket, options.verb, {"state": options.state}, timeout_s=_CHANGE_S)
+        done["done"] += answer["done"]
+        done["refused"] |= answer["refused"]
+        more = bool(answer["more"] and answer["done"])
+    return _print_done(options, "done", done)
 
 
 def _print_done(options: Namespace, word: str, data: dict[str, Any]) -> int:

@@ -9,10 +9,14 @@ from captchad.control.server import Pending, Reply, Request
 from captchad.control.wire import ok, refuse
 from captchad.daemon.parts import Parts
 from captchad.model.errors import JournalDown
+from captchad.model.states import State
 from captchad.queue.describe import dead_letters, describe, task_list
 from captchad.queue.queue import Refusal, each
 
 MAX_LIST = 10_000
+
+#: Tasks of a state that one request changes: a slice, so that a crowd does not hold up heartbeats.
+CHANGED_A_REQUEST = 1000
 
 
 class Verbs:
@@ -84,9 +88,15 @@ class Verbs:
         queue = self._parent.queue
         if queue.down_reason:
             raise JournalDown(f"the journal takes no write now: {queue.down_reason}", hint="try again when it does")
-        done, refused = each(verb, _ids(args))
+        ids, more = _ids(args), False
+        if (state := args.get("state")) is not None:
+            if state not in set(State):
+                return refuse(f"no such state: {state!r}", code=2)
+            found = queue.view.first(State(state), CHANGED_A_REQUEST + 1)
+            ids, more = [task.id for task in found[:CHANGED_A_REQUEST]], len(found) > CHANGED_A_REQUEST
+        done, refused = each(verb, ids)
         pending = Pending()
-        queue.after_commit(lambda: pending.resolve(ok({"done": done, "refused": refused})))
+        queue.after_commit(lambda: pending.resolve(ok({"done": done, "refused": refused, "more": more})))
         return pending
 
     def _reload(self, args: dict[str, Any]) -> Reply:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from captchad.control.client import call
+from captchad.model.errors import CaptchadError
 from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
 
@@ -309,6 +310,7 @@ def test_a_held_task_is_released_or_cancelled(tmp_path: Path) -> None:
         assert call(daemon.socket, "release", {"ids": ["lost-1", "nobody"]}) == {
             "done": ["lost-1"],
             "refused": {"nobody": "no such task"},
+            "more": False,
         }
         shown = daemon.ctl("show", "lost-2")
         assert "captchactl release lost-2" in shown.stdout, shown
@@ -319,10 +321,19 @@ def test_a_held_task_is_released_or_cancelled(tmp_path: Path) -> None:
         assert "lost-1: submit" in daemon.log()
 
 
-def test_a_redriven_task_shows_no_result_of_its_former_run(daemon: Daemon) -> None:
-    run(daemon, task("never-3"))
-    path = daemon.spool_dir / "results" / "never-3.json"
-    call(daemon.socket, "dlq.redrive", {"ids": ["never-3"]})
-
-    assert not path.exists()
-    eventually(path.exists, timeout=30.0)
+def test_all_tasks_of_a_state_are_changed_in_slices(tmp_path: Path) -> None:
+    crowd = 1100  # more than one request changes
+    overrides = {"provider": {"max_in_flight": 1}}
+    with (
+        Sandbox(scenario="[solve]\nseconds = 60.0\n") as sandbox,
+        Daemon(tmp_path, sandbox, overrides) as daemon,
+    ):
+        daemon.drop(task(f"t{number}") for number in range(crowd))
+        eventually(lambda: daemon.status()["queue"]["accepted_total"] == crowd and sandbox.totals()["created"] == 1)
+        for arguments in (("hold", "--all"), ("release", "--all"), ("hold", "--all"), ("cancel", "--state", "held")):
+            done = daemon.ctl(*arguments)
+            assert (done.returncode, len(done.stdout.splitlines())) == (0, crowd - 1), done.stderr
+            assert daemon.status()["queue"]["held"] == (crowd - 1 if arguments[0] == "hold" else 0)
+        assert daemon.ctl("cancel", "t1", "--state", "held").returncode == 2
+        with pytest.raises(CaptchadError, match="no such state: 'sold'"):
+            call(daemon.socket, "cancel", {"state": "sold"})
