@@ -277,6 +277,20 @@ class Provider:
     pause_s: float = field(
         default=60.0, metadata=_seconds(0, _DAY, "Pause after a permanent or budget error, before the next try.")
     )
+    price: float = field(
+        default=0.0,
+        metadata=_key(
+            Number(0, 1000),
+            "What one solved captcha costs, to a millionth; 0: not known. One that comes with the answer goes before.",
+            "the provider's currency",
+        ),
+    )
+    price_from_answer: bool = field(
+        default=False,
+        metadata=_key(
+            Bool(), "Ask for the price with each answer (`action=get2`); only for a provider that offers it."
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

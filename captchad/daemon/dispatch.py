@@ -439,7 +439,8 @@ class Dispatcher:
                 if load is not None:  # one from a side file was answered nobody knows when
                     self._learn(n, message.get("waited_s"))
                 self.providers.ended(provider, "solved")
-                self.queue.solved(n, {key: message.get(key) for key in ("token", "answer", "extra")})
+                answer = {key: message.get(key) for key in ("token", "answer", "extra")}
+                self.queue.solved(n, answer, self.providers.price(provider, message.get("extra")))
             case "failed":
                 self.providers.ended(provider, "failed")
                 self.providers.note(provider, "poll", message["code"])

@@ -246,6 +246,7 @@ class Parent:
                     "keys": lane.keys,
                     "submit_s": lane.settings.submit_s,
                     "poll_timeout_s": lane.settings.submit_s,
+                    "priced": lane.settings.priced,
                 }
                 for lane in self.providers.lanes.values()
             },

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from captchad.model.clock import Clock
 from captchad.model.codes import lookup
+from captchad.model.money import micros
 from captchad.model.states import Category
 from captchad.policy import breaker as breakers
 from captchad.policy import capacity as capacities
@@ -60,6 +61,8 @@ class ProviderSettings:
     submit_s: float
     pause_s: float
     submits_per_3s: int = 60
+    price: int = 0  # of a solved captcha, in millionths; 0: not known
+    priced: bool = False  # its answers say what they cost
 
     @property
     def key_id(self) -> str:
@@ -345,6 +348,12 @@ class Providers:
             lane.failed += 1
         self.note(provider, "poll", outcome)
         self.poll_answered(provider)
+
+    def price(self, provider: str, extra: Mapping[str, object] | None) -> int | None:
+        """What an answer costs, in millionths: as came with it, else as configured. None: not known."""
+        said = micros((extra or {}).get("price"))
+        lane = self.lanes.get(provider)
+        return said if said is not None or lane is None else lane.settings.price or None
 
     def timed_out(self, provider: str) -> None:
         """A captcha there was not answered in its time."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from captchad.model.clock import Clock, iso_utc
 from captchad.model.errors import JournalDamaged, JournalDown, SpoolDown
+from captchad.model.money import amount
 from captchad.model.states import State
 from captchad.queue.queue import Queue
 from captchad.queue.task import Task
@@ -71,6 +72,7 @@ def _document(task: Task) -> dict[str, Any]:
         "captcha_id": task.cid,
         "attempts": task.attempts,
         "charges": task.charges,
+        "cost": None if task.cost is None else amount(task.cost),
         "solve_time": task.solve_time,
         "queued_at": iso_utc(task.queued_at),
         "finished_at": iso_utc(task.finished_at or 0.0),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from captchad.config.schema import Config
 from captchad.daemon.providers import ProviderSettings
+from captchad.model.money import micros
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.degradation import DegradationSettings
 from captchad.policy.retry import RetrySettings
@@ -69,6 +70,8 @@ def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, Prov
             submit_s=provider.submit_s,
             pause_s=provider.pause_s,
             submits_per_3s=provider.submits_per_3s,
+            price=micros(provider.price) or 0,
+            priced=provider.price_from_answer,
         )
         for provider in config.providers
     }

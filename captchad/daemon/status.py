@@ -12,6 +12,7 @@ import psutil
 
 from captchad import __version__
 from captchad.daemon.parts import Parts
+from captchad.model.money import amount
 from captchad.model.states import State
 from captchad.policy.breaker import state_word
 from captchad.policy.degradation import Mode, error_rate
@@ -181,6 +182,7 @@ class Reporter:
             "solved_total": totals.solved,
             "failed_total": totals.dead + totals.expired + totals.cancelled,
             "charges_total": totals.charges,
+            "cost_total": amount(totals.cost),
             "unknown_submits": totals.unknown_submits,
             "late_submits": totals.late_submits,
             "oldest_pending_s": 0.0 if oldest is None else round(max(0.0, parent.queue.now() - oldest), 3),
@@ -263,6 +265,7 @@ class Reporter:
             ],
             _single("captchad_tasks_accepted_total", "counter", "Tasks accepted.", totals.accepted),
             _single("captchad_charges_total", "counter", "Captchas that providers accepted.", totals.charges),
+            _single("captchad_cost_total", "counter", "Price of all answers, as far as known.", amount(totals.cost)),
             _single("captchad_unknown_submits_total", "counter", "Submits with no answer.", totals.unknown_submits),
             _single("captchad_late_submits_total", "counter", "Submits beside a late attempt.", totals.late_submits),
             [

@@ -23,10 +23,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from captchad.model.codes import CODES, OWN_CODES, is_code, lookup
+from captchad.model.money import micros
 from captchad.model.states import Category
 
 #: Characters of one answer. The longest tokens known are some thousands; with its escapes, an answer of this size
@@ -146,12 +147,19 @@ def parse_submit(status: int, content_type: str, body: bytes) -> Submitted | Ref
     return _unparseable(status, said)
 
 
-def parse_poll(status: int, content_type: str, body: bytes) -> Pending | Solved | Failed | Unparseable:
-    """What res.php said about a captcha."""
+def parse_poll(
+    status: int, content_type: str, body: bytes, *, priced: bool = False
+) -> Pending | Solved | Failed | Unparseable:
+    """What res.php said about a captcha. `priced`: it was asked by `get2`, so that a price may end an answer in text.
+
+    The price stands in `extra` under `price`, as a provider writes it in JSON.
+    """
     if 300 <= status < 400:
         return Unparseable(f"http {status}: a redirect")
     said = _read(content_type, body)
     if isinstance(said, _Said):
+        if priced and said.ok and isinstance(said.value, str) and "price" not in said.extra:
+            said = _without_price(said, said.value)
         outcome = _judge_poll(said)
         if outcome is not None:
             return outcome
@@ -182,6 +190,14 @@ def parse_report(status: int, content_type: str, body: bytes) -> bool | Failed |
             return Failed(found[0], lookup(found[0]).category, found[1])
         said = "neither recorded nor a code"
     return _unparseable(status, said)
+
+
+def _without_price(said: _Said, text: str) -> _Said:
+    """`TOKEN|0.00085`: the price moves to the extra."""
+    token, bar, price = text.rpartition("|")
+    if not bar or micros(price) is None:
+        return said
+    return replace(said, value=token, extra={**said.extra, "price": price.strip()})
 
 
 def _judge_poll(said: _Said) -> Pending | Solved | Failed | None:

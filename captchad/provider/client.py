@@ -86,12 +86,14 @@ class ProviderClient:
             case Unparseable(reason=reason):
                 return Unknown(reason)
 
-    def poll(self, cid: str, deadline: float) -> Pending | Solved | Failed | Fault:
-        """Ask for the answer to captcha `cid` once. Failed ends the attempt; after a Fault it goes on."""
-        answer = self._res_php({"action": "get", "id": cid}, deadline)
+    def poll(self, cid: str, deadline: float, *, priced: bool = False) -> Pending | Solved | Failed | Fault:
+        """Ask for the answer to captcha `cid` once; `priced`: with its price. After Failed the attempt is over, after
+        Fault it goes on.
+        """
+        answer = self._res_php({"action": "get2" if priced else "get", "id": cid}, deadline)
         if isinstance(answer, Fault):
             return answer
-        outcome = parse_poll(answer.status, answer.content_type, answer.body)
+        outcome = parse_poll(answer.status, answer.content_type, answer.body, priced=priced)
         if isinstance(outcome, Pending | Solved):
             return outcome
         if isinstance(outcome, Failed) and outcome.category is Category.TASK:

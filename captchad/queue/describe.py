@@ -5,6 +5,7 @@ __all__ = ["dead_letters", "describe", "task_list"]
 from typing import Any
 
 from captchad.model.clock import iso_utc
+from captchad.model.money import amount
 from captchad.model.states import State
 from captchad.queue.task import Task
 from captchad.queue.view import View
@@ -53,6 +54,7 @@ def _row(task: Task) -> dict[str, Any]:
         "captcha_id": task.cid,
         "attempts": task.attempts,
         "charges": task.charges,
+        "cost": None if task.cost is None else amount(task.cost),
         "crashes": task.crashes,
         "stalls": task.stalls,
         "unknown_submits": task.unknown_submits,

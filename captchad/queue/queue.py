@@ -381,8 +381,11 @@ class Queue:
             case Again(delay_s, free):
                 self.stage(Kind.UNKNOWN, {**head, "due": self._due(delay_s), "free": free})
 
-    def solved(self, n: int, answer: Mapping[str, Any]) -> None:
-        """Captcha `n` has its answer: {"token", "answer", "extra"}. The first answer of a task wins."""
+    def solved(self, n: int, answer: Mapping[str, Any], price: int | None = None) -> None:
+        """Captcha `n` has its answer: {"token", "answer", "extra"}. The first answer of a task wins.
+
+        `price`: what it costs, in millionths; None: not known.
+        """
         captcha = self.view.captchas.get(n)
         if captcha is None:
             return
@@ -401,6 +404,7 @@ class Queue:
                 "cid": captcha.cid,
                 "secs": round(max(0.0, now - captcha.submitted_at), 3),
                 "exp": None if life_s is None else now + life_s,
+                "price": price,
             },
             payload,
         )
@@ -506,6 +510,7 @@ class Queue:
                 "cid": leader.cid,
                 "secs": leader.solve_time,
                 "exp": leader.expires_at,
+                "price": 0,
             },
             payload,
         )

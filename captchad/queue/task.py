@@ -100,6 +100,7 @@ class Task:
     solve_time: float | None = None
     finished_at: float | None = None
     expires_at: float | None = None
+    cost: int | None = None  # of its answer, in millionths
     answer: Entry | None = None
     delivery: str = ""  # "", "publishing", "delivered"
     where: str = ""  # which waiting line it stands in; derived, not recorded
@@ -172,6 +173,8 @@ def snapshot(task: Task) -> dict[str, Any]:
     """All that `of_snapshot` needs, as plain values."""
     data: dict[str, Any] = {"id": task.id}
     data |= {name: value for name in _KEPT if (value := getattr(task, name)) not in (None, 0, "", False)}
+    if task.cost is not None:
+        data["cost"] = task.cost  # also one that cost nothing
     data |= {"state": task.state, "priority": int(task.priority), "explicit": task.explicit}
     data |= {name: getattr(task, name) for name in _ALWAYS}
     return data

@@ -49,6 +49,7 @@ class Totals:
     late_submits: int = 0
     crashes: int = 0
     stalls: int = 0
+    cost: int = 0  # of all answers whose price is known, in millionths
 
 
 class View:
@@ -409,7 +410,9 @@ class View:
         task.error = task.category = None
         task.text = ""
         task.answer = entry
+        task.cost = data.get("price")
         self.totals.solved += 1
+        self.totals.cost += task.cost or 0
 
     def _on_dead(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
         self._close_attempt(n)
@@ -460,7 +463,7 @@ class View:
         self.totals.redriven += 1
         task.attempts = task.faults = task.task_errors = task.alone_crashes = task.n = 0
         task.due_at = 0.0
-        task.finished_at = task.solve_time = task.expires_at = None
+        task.finished_at = task.solve_time = task.expires_at = task.cost = None
         task.error = task.category = task.provider = task.cid = None
         task.text = task.delivery = ""
         task.deadline_at = data.get("dl")

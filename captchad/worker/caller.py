@@ -36,6 +36,7 @@ class Provider:
     keys: Mapping[str, str] = field(repr=False)  # by their ids
     submit_s: float
     poll_timeout_s: float
+    priced: bool = False  # polls ask for the price, too
 
 
 class Caller:
@@ -104,7 +105,7 @@ class Caller:
         client = self._mine.get(watched.provider, watched.key_id, provider)
         deadline = self._clock.monotonic() + provider.poll_timeout_s
         poll.connect(client, deadline)
-        return client.poll(watched.cid, deadline)
+        return client.poll(watched.cid, deadline, priced=provider.priced)
 
 
 class _Clients(threading.local):

@@ -262,7 +262,9 @@ class _Worker:
 
     def _configure(self, message: Message) -> None:
         providers = {
-            name: Provider(each["url"], each["keys"], each["submit_s"], each["poll_timeout_s"])
+            name: Provider(
+                each["url"], each["keys"], each["submit_s"], each["poll_timeout_s"], each.get("priced", False)
+            )
             for name, each in message["providers"].items()
         }
         for key in [key for provider in providers.values() for key in provider.keys.values()]:

@@ -52,6 +52,8 @@ DEFAULTS = {
             "timeout_s": 180,
             "submit_s": 30,
             "pause_s": 60,
+            "price": 0,
+            "price_from_answer": False,
         }
     ],
     "retry": {"max_attempts": 3, "base_delay_s": 5, "max_delay_s": 300, "on_unknown_submit": "resubmit"},

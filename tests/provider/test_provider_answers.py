@@ -318,3 +318,24 @@ def test_no_bytes_make_it_raise(status, content_type, body):
             assert len(outcome.code) <= 64
     parse_balance(status, content_type, body)
     parse_report(status, content_type, body)
+
+
+@pytest.mark.parametrize(
+    ("body", "token", "price"),
+    [
+        (b"OK|03AG|0.00085", "03AG", "0.00085"),
+        (b"OK|a|b|0.00085", "a|b", "0.00085"),
+        (b"OK|03AG", "03AG", None),
+        (b"OK|03AG|free", "03AG|free", None),
+        (b"OK|03AG|-1", "03AG|-1", None),
+        (b'{"status":1,"request":"03AG","price":"0.00085"}', "03AG", "0.00085"),
+        (b'{"status":1,"request":"x|5","price":0.00085}', "x|5", 0.00085),
+    ],
+)
+def test_an_answer_with_its_price(body, token, price):
+    solved = parse_poll(200, "text/html", body, priced=True)
+    assert (solved.token, solved.extra.get("price")) == (token, price)
+
+
+def test_an_answer_that_was_asked_for_without_price_keeps_all_its_text():
+    assert poll(b"OK|2|5") == Solved("2|5")

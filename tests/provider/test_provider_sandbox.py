@@ -162,3 +162,10 @@ def test_tls(tmp_path):
         ) as client,
     ):
         assert isinstance(client.poll(client.submit(FIELDS, soon()).cid, soon()), Solved)
+
+
+def test_the_price_comes_with_the_answer_where_it_is_asked_for(sandbox, client):
+    sandbox.set_scenario(AT_ONCE)
+    solved = client.poll(client.submit(FIELDS, soon()).cid, soon(), priced=True)
+    assert solved.extra["price"] == "0.001"
+    assert "price" not in client.poll(client.submit(FIELDS, soon()).cid, soon()).extra

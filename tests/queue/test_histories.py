@@ -131,7 +131,8 @@ class Histories(RuleBasedStateMachine):
         captcha = captchas[choice % len(captchas)]
         match what:
             case "solved":
-                self.queue.solved(captcha.n, {"token": f"tok-{captcha.n}", "answer": None, "extra": {}})
+                price = [None, 0, 850][captcha.n % 3]
+                self.queue.solved(captcha.n, {"token": f"tok-{captcha.n}", "answer": None, "extra": {}}, price)
             case "failed":
                 self.queue.failed(captcha.n, "ERROR_CAPTCHA_UNSOLVABLE", Category.TASK, "")
             case "timeout" if not captcha.late:

@@ -320,7 +320,7 @@ class Deaf:
         threading.Event().wait()
         return Submitted("0")
 
-    def poll(self, cid: str, deadline: float) -> Fault:
+    def poll(self, cid: str, deadline: float, *, priced: bool = False) -> Fault:
         threading.Event().wait()
         return Fault("", Category.TASK, "")
 
@@ -456,7 +456,7 @@ class Bomb(Deaf):
     def submit(self, fields: dict[str, str], deadline: float) -> Submitted:
         raise ArithmeticError(f"with {self.key} in it")
 
-    def poll(self, cid: str, deadline: float) -> Fault:
+    def poll(self, cid: str, deadline: float, *, priced: bool = False) -> Fault:
         raise SystemExit(f"with {self.key} in it")
 
 
@@ -507,7 +507,7 @@ class Sleeper(Deaf):
         super().__init__(name, url, key)
         self.event = threading.Event()
 
-    def poll(self, cid: str, deadline: float) -> Fault:
+    def poll(self, cid: str, deadline: float, *, priced: bool = False) -> Fault:
         self.event.wait()
         return Fault("NETWORK", Category.TRANSIENT, "aborted")
 

@@ -1,0 +1,49 @@
+"""What captchas cost, through the whole daemon, compared with the practice provider's ledger."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tests.support.harness import Daemon, eventually
+from tests.support.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(scenario="[solve]\nseconds = 0.1\n") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def daemon(sandbox: Sandbox, tmp_path: Path) -> Iterator[Daemon]:
+    provider = {"first_poll_s": 0.1, "poll_s": 0.1, "price": 0.5, "price_from_answer": True}
+    with Daemon(tmp_path, sandbox, {"provider": provider}) as daemon:
+        yield daemon
+
+
+def run(daemon: Daemon, *ids: str) -> list[float | None]:
+    """What each of these tasks has cost."""
+    daemon.drop([{"id": each, "sitekey": each, "pageurl": "https://example.com/"} for each in ids])
+    eventually(lambda: set(ids) <= set(daemon.results()), timeout=30.0)
+    return [daemon.results()[each]["cost"] for each in ids]
+
+
+def test_the_price_of_an_answer_is_in_its_result_and_in_the_totals(daemon: Daemon, sandbox: Sandbox) -> None:
+    assert run(daemon, "a", "b", "c") == [0.001, 0.001, 0.001]
+
+    daemon.config["provider"][0]["price_from_answer"] = False
+    daemon.write_config()
+    assert daemon.ctl("reload").returncode == 0
+    assert run(daemon, "d") == [0.5]
+
+    daemon.config["provider"][0]["price"] = 0
+    daemon.write_config()
+    assert daemon.ctl("reload").returncode == 0
+    assert run(daemon, "e") == [None]
+
+    daemon.restart()
+    assert Decimal(str(daemon.status()["queue"]["cost_total"])) == Decimal("0.503")
+    spent = sum(Decimal(str(captcha["charged"])) for captcha in sandbox.captchas())
+    assert spent == Decimal("0.005")
