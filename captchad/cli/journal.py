@@ -7,6 +7,7 @@ so they run as the owner of the state directory (root becomes it) and only while
 __all__ = ["clean", "export", "parse_since", "repair", "verify"]
 
 import json
+import logging
 import re
 import sys
 import time
@@ -55,9 +56,9 @@ def clean(options: Namespace) -> int:
         _print(json.dumps(done, indent=2))
         return Exit.OK
     _print(
-        f"before     {_size(done['bytes_before'])} in {done['segments_before']} segments\n"
-        f"after      {_size(done['bytes_after'])} in {done['segments_after']} segments\n"
-        f"forgotten  {done['forgotten']} ended tasks"
+        f"before     {_size(done['bytes_before'])} in {_number(done['segments_before'], 'segment')}\n"
+        f"after      {_size(done['bytes_after'])} in {_number(done['segments_after'], 'segment')}\n"
+        f"forgotten  {_number(done['forgotten'], 'ended task')}"
     )
     return Exit.OK
 
@@ -78,6 +79,8 @@ def export(options: Namespace) -> int:
 
 def repair(options: Namespace) -> int:
     """Make a damaged journal whole, or say what that would do."""
+    # What is printed at the end names all that is held. The log says it of a rehearsal, too, as if it were done.
+    logging.getLogger("captchad.queue").addHandler(logging.NullHandler())
     with _told_plainly():
         paths = _upkeep(options, tolerant=True)
         become_owner(paths.state_dir)
@@ -143,7 +146,12 @@ def _verified(found: dict[str, Any]) -> str:
         ("segments", f"{found['segments']}, {_size(found['bytes'])}"),
         ("records", found["records"]),
         ("tasks", f"{tasks['unfinished']} unfinished, {tasks['dead']} dead, {tasks['ended']} ended and remembered"),
-        ("cleaning", "cannot be reckoned" if gains is None else f"would give back {_size(gains)}"),
+        (
+            "cleaning",
+            "what it would give back is not known while something is damaged"
+            if gains is None
+            else f"would give back {_size(gains)}",
+        ),
     ]
     if tail := found["unfinished"]:
         rows.append(("unfinished", f"{tail['length']} bytes at {tail['place']}: a commit that is not done; no damage"))
@@ -181,6 +189,9 @@ def _repaired(done: dict[str, Any]) -> str:
         rows.append(("", "again, `captchactl cancel ID` ends it; `captchactl list --state held` names all"))
     if lost := done["lost"]:
         rows.append(("lost", f"{_count(lost, 'task')}, damaged beyond reading; submit again: {_names(lost)}"))
+    if any(each["reason"] == upkeep.MISSING for each in done["damage"]):
+        rows.append(("", "tasks of which all records stood in a missing segment leave no trace: submit again what"))
+        rows.append(("", "`captchactl show ID` does not know; or put the segment back first, if there is a copy"))
     return _places(done["damage"]) + _lines(rows)
 
 
@@ -213,7 +224,11 @@ def _rest(some: list[Any]) -> str:
 
 
 def _count(some: list[Any], word: str) -> str:
-    return f"{len(some)} {word}" + ("" if len(some) == 1 else "s")
+    return _number(len(some), word)
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")
 
 
 def _size(size: int) -> str:

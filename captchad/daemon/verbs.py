@@ -52,7 +52,7 @@ class Verbs:
     def _show(self, args: dict[str, Any]) -> Reply:
         task = self._parent.queue.view.tasks.peek(str(args.get("id", "")))
         if task is None:
-            return refuse("no such task", hint="ended tasks are forgotten after queue.id_ttl_s")
+            return refuse("no such task", hint="it was never accepted, or it ended more than queue.id_ttl_s ago")
         return ok(describe(self._parent.queue.view, task))
 
     def _list(self, args: dict[str, Any]) -> Reply:

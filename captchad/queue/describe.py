@@ -60,7 +60,7 @@ def _row(task: Task) -> dict[str, Any]:
         "unknown_submits": task.unknown_submits,
         "late_submits": task.late_submits,
         "redrives": task.redrives,
-        "queued_at": iso_utc(task.queued_at),
+        "queued_at": iso_utc(task.queued_at) if task.queued_at else None,  # of one whose record the disk has lost
         "due_at": iso_utc(task.due_at) if task.due_at else None,
         "deadline_at": iso_utc(task.deadline_at) if task.deadline_at is not None else None,
         "finished_at": iso_utc(task.finished_at) if task.finished_at is not None else None,

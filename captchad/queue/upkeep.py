@@ -8,7 +8,7 @@ damaged bytes, or (for `repair`, which must do without some segments altogether)
 that is lost as a whole. What `accept` or `keep` says of a task behind the damage is whole again.
 """
 
-__all__ = ["Export", "Upkeep", "clean", "hold_doubtful", "repair", "verify"]
+__all__ = ["MISSING", "Export", "Upkeep", "clean", "hold_doubtful", "repair", "verify"]
 
 import json
 import random
@@ -42,6 +42,9 @@ _NO_TASK = re.compile(rb'"k":"(?:head|epoch|beat|totals)"')
 
 #: A hole at the beginning of a segment that is shorter can hold its header (135 bytes at least) and no record besides.
 _HEAD_ALONE: Final = 200
+
+#: The reason of a place where a whole segment is not there.
+MISSING = "the segment is missing"
 
 #: Kinds of records that say all of a task, whatever is lost before them.
 _WHOLE: Final = frozenset({Kind.ACCEPT, Kind.KEEP, Kind.ENDED, Kind.FORGET})
@@ -215,7 +218,7 @@ class _Check:
     def damage(self) -> list[dict[str, Any]]:
         """Everything that is wrong, in order, as plain values."""
         reading = self.reading
-        found = [_bad_place(Place(number, 0), 0, "the segment is missing") for number in reading.lost]
+        found = [_bad_place(Place(number, 0), 0, MISSING) for number in reading.lost]
         found += [_bad_place(Place(hole.segment, hole.offset), hole.length, hole.reason) for hole in reading.holes]
         found += [
             _bad_place(each.place, each.length, f"a record of task {each.task_id} does not fit: {each.reason}")
