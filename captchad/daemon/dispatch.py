@@ -21,7 +21,7 @@ from captchad.model.clock import Clock
 from captchad.model.errors import JournalDamaged, JournalDown, TaskError
 from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
-from captchad.policy import turns
+from captchad.policy import deadlines, turns
 from captchad.policy.degradation import Degradation, Mode
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
@@ -82,6 +82,7 @@ class Dispatcher:
         self._unpolled: dict[int, None] = {}
         self._poll_plans = PollPlans()
         self._assign_soon = False  # captchas wait for the next turn, not for an event
+        self._order_soon = False  # and so do tasks
         self._timeouts: list[tuple[float, int, bool]] = []  # when, attempt, whether it is late already
         self._suspects: dict[str, None] = {}
         self._recalled = False
@@ -140,6 +141,8 @@ class Dispatcher:
         """Seconds until something here becomes due; None when nothing will by itself."""
         if self._assign_soon and any(load.worker.usable and load.ward_of is None for load in self._loads.values()):
             return 0.0
+        if self._order_soon and self.queue.accepts_work and not self.draining:
+            return 0.0
         now = self._clock.monotonic()
         times = [self._timeouts[0][0] - now] if self._timeouts else []
         due_at = self.queue.view.next_due()
@@ -150,10 +153,13 @@ class Dispatcher:
         return max(0.0, min(times)) if times else None
 
     def _order_submits(self) -> None:
+        self._order_soon = False
         for _ in range(ORDERS_A_TURN):
             task, aged = self._next_task()
             if task is None:
                 return
+            if self._is_too_late(task):
+                continue
             load = self._freest()
             if load is None:
                 return
@@ -163,6 +169,7 @@ class Dispatcher:
             if not self._order(task, provider, load):
                 return
             self._since_aged = turns.after(self._since_aged, aged=aged)
+        self._order_soon = True
 
     def _next_task(self) -> tuple[Task | None, bool]:
         """The task whose turn it is, and whether that is for its age."""
@@ -173,6 +180,17 @@ class Dispatcher:
             if aged is not None:
                 return aged, True
         return view.peek_ready(self._suspects, self.degradation.bar), False
+
+    def _is_too_late(self, task: Task) -> bool:
+        """Whether no provider can answer it before its deadline; then it is not ready any more."""
+        if task.deadline_at is None:
+            return False
+        lanes = [lane for lane in self.providers.lanes.values() if not lane.leaving]
+        least_s = min((self._poll_plans.first_poll_s(task.method, lane.settings) for lane in lanes), default=0.0)
+        if deadlines.can_make(task.deadline_at, self._clock.time(), least_s):
+            return False
+        self.queue.give_up(task)
+        return True
 
     def _choose_provider(self) -> str | None:
         return self.providers.choose()
@@ -199,6 +217,9 @@ class Dispatcher:
         except JournalDown as error:
             self._log.error(f"task {task.id}: its record cannot be read now: {error}")
             return False
+        lease_s = self.stall_s * LEASE_PART
+        if task.deadline_at is not None:
+            lease_s = min(lease_s, task.deadline_at - self._clock.time())
         key_id = self.providers.lanes[provider].settings.key_id
         n = self.queue.order(task, provider, load.worker.key, key_id)
         self.providers.ordered(provider)
@@ -209,7 +230,7 @@ class Dispatcher:
             "provider": provider,
             "key": key_id,
             "fields": fields,
-            "lease_s": self.stall_s * LEASE_PART,
+            "lease_s": lease_s,
         }
         self.queue.after_commit(lambda: self._send_submit(load, n, message))
         return True
@@ -365,7 +386,7 @@ class Dispatcher:
         captcha = self.queue.view.captchas.get(task.n)
         if task.state is State.SUBMITTED and captcha is not None and captcha.provider in self.providers.lanes:
             self._poll_at(ward, captcha, at_once=True)
-        elif self._runnable(task):
+        elif self._runnable(task) and not self._is_too_late(task):
             provider = self._choose_provider()
             if provider is not None:
                 self._order(task, provider, ward)

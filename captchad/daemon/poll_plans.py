@@ -49,6 +49,11 @@ class PollPlans:
         every_s = max([pace.poll_s, *(after - before for before, after in zip(ages[-2:], ages[-1:], strict=False))])
         return {"first_in_s": round(first_in_s, 3), "gaps_s": [round(gap, 3) for gap in gaps_s], "every_s": every_s}
 
+    def first_poll_s(self, method: str, settings: ProviderSettings) -> float:
+        """The age at which a captcha is polled for the first time."""
+        pace = Pace(settings.first_poll_s, settings.poll_s, settings.timeout_s)
+        return self._plan(settings.name, method, pace)[0]
+
     def _plan(self, provider: str, method: str, pace: Pace) -> Sequence[float]:
         known = self._of(provider, method)
         if known.pace != pace or known.times.seen - known.planned_at >= RENEW_AFTER:

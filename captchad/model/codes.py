@@ -109,7 +109,7 @@ _OWN = (
     Code("JOURNAL_DAMAGED", "B", _K, "the task's own record was lost with damaged bytes of the journal"),
     Code("INTERNAL", "B", _T, "a fault of captchad's own; the log has it"),
     Code("NO_PROVIDER", "B", _T, "the captcha's provider is not in the configuration"),
-    Code("DEADLINE", "B", _K, "the task's deadline passed"),
+    Code("DEADLINE", "B", _K, "the task's deadline passed, or no provider could answer it before that"),
     Code("CANCELLED", "B", _K, "an operator cancelled the task"),
 )
 

@@ -58,9 +58,11 @@ class Lines:
         self._kept.append((task.queued_at, task.priority, task.id))
         self._hot[_READY] += 1
 
-    def cooled(self) -> None:
-        """A hot ready task is cold now; it keeps its place."""
-        self._hot[_READY] -= 1
+    def cooled(self, task: Task) -> None:
+        """A hot ready task is cold now; it keeps its place. One that was postponed is ready again."""
+        self._hot[task.where] -= 1
+        if task.where == _DELAYED:
+            self._ready[task.priority].append(task.id)
 
     def warmed(self) -> None:
         """A cold task is hot now; it keeps its place."""
@@ -80,6 +82,15 @@ class Lines:
             task.where = _READY
             self._ready[task.priority].append((task.id, task.ticket))
         self._hot[task.where] += 1
+
+    def postpone(self, task: Task, until: float) -> None:
+        """A hot ready task waits until then (UTC). Not recorded: after a restart it is ready."""
+        self._ticket += 1
+        heapq.heappush(self._ages, (task.queued_at, task.id))
+        heapq.heappush(self._delayed, (until, self._ticket, task.id))
+        task.where, task.ticket = _DELAYED, self._ticket
+        self._hot[_READY] -= 1
+        self._hot[_DELAYED] += 1
 
     def leave(self, task: Task) -> None:
         """It stands in no line any more."""

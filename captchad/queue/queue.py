@@ -267,6 +267,10 @@ class Queue:
         # What this process accepted itself has a deadline that it measured itself.
         return task.queued_at >= self._born_wall or mono - self._born_mono >= STEADY_S
 
+    def _steady_at(self) -> float:
+        """When the clock will have been steady for long enough (monotonic)."""
+        return max(self._born_mono, self._jumped_at or 0.0) + STEADY_S
+
     # ---------------------------------------------------------------- intake
 
     def accept(self, task_id: str, data: Mapping[str, Any], payload: bytes) -> None:
@@ -596,13 +600,20 @@ class Queue:
                     self.view.watch_deadline(self.view.tasks[task_id])
         for task in islice(self.view.due_deadlines(self.clock.time()), EXPIRE_A_CALL):
             if self._deadlines_count(task):
-                self.stage(
-                    Kind.EXPIRED,
-                    {"id": task.id, "t": self.clock.time(), "code": "DEADLINE", "cat": Category.TASK},
-                )
+                self._expire(task)
             else:
                 self._doubtful.append(task.id)
-                self._doubtful_until = max(self._born_mono, self._jumped_at or 0.0) + STEADY_S
+                self._doubtful_until = self._steady_at()
+
+    def give_up(self, task: Task) -> None:
+        """End a ready task that cannot make its deadline any more. While the clock may be wrong it only waits."""
+        if self._deadlines_count(task):
+            self._expire(task)
+        else:
+            self.view.postpone(task, self.now() + self._steady_at() - self.clock.monotonic())
+
+    def _expire(self, task: Task) -> None:
+        self.stage(Kind.EXPIRED, {"id": task.id, "t": self.clock.time(), "code": "DEADLINE", "cat": Category.TASK})
 
     def forget(self, budget: int) -> None:
         """Free the ids whose time has passed; at most `budget` a call."""

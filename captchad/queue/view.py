@@ -211,7 +211,7 @@ class View:
         """The record at `entry` says all of a hot task."""
         self._hot_states[task.state] -= 1
         if task.where:
-            self._lines.cooled()
+            self._lines.cooled(task)
         self.tasks.cool(task, entry)
 
     def _keep(self, data: Mapping[str, Any], entry: Entry) -> Task | None:
@@ -599,6 +599,10 @@ class View:
     def ripen(self, now: float) -> None:
         """Move delayed tasks that are due at `now` into the ready lines."""
         self._lines.ripen(now)
+
+    def postpone(self, task: Task, until: float) -> None:
+        """A ready task waits until then (UTC). Not recorded: after a restart it is ready."""
+        self._lines.postpone(task, until)
 
     def next_due(self) -> float | None:
         """UTC time at which the next delayed task is due (or a little earlier: stale places count)."""

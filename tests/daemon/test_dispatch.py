@@ -31,8 +31,8 @@ QUEUE = QueueSettings(
 class Bench:
     """A dispatcher, and workers that say what the test tells them to."""
 
-    def __init__(self, directory: Path) -> None:
-        self.clock = FakeClock()
+    def __init__(self, directory: Path, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
         self.journal = Journal.open(directory, segment_bytes=1 << 20, clock=self.clock, reserve_bytes=65536)
         self.queue = Queue(self.journal, QUEUE, self.clock, random.Random(1))
         self.queue.replay()
@@ -55,10 +55,11 @@ class Bench:
         self.queue.commit()
         assert self.queue.down_reason == ""
 
-    def accept(self, task_id: str, *, priority: int = 2) -> None:
+    def accept(self, task_id: str, *, priority: int = 2, deadline_s: float | None = None) -> None:
+        deadline_at = None if deadline_s is None else self.clock.time() + deadline_s
         data = {
             "pr": priority, "ex": 1, "fp": task_id, "org": task_id, "src": "f.json", "line": 0,
-            "m": "userrecaptcha", "h": "example.com", "dl": None,
+            "m": "userrecaptcha", "h": "example.com", "dl": deadline_at,
         }  # fmt: skip
         payload = b'{"id":"%s","sitekey":"k","pageurl":"https://example.com/"}' % task_id.encode()
         self.queue.accept(task_id, data, payload)

@@ -103,6 +103,12 @@ class Histories(RuleBasedStateMachine):
         if task is not None:
             self.queue.order(task, "p", (self.queue.view.epoch, 1), "k")
 
+    @rule(wait_s=st.sampled_from([0.0, 5.0, 100.0]))
+    def postpone(self, wait_s: float) -> None:
+        task = self.queue.view.peek_ready()
+        if task is not None:
+            self.queue.view.postpone(task, self.queue.now() + wait_s)
+
     @rule(choice=st.integers(0, 50), what=st.sampled_from(["ok", "ok", "refused", "money", "lost", "not_sent"]))
     def answer(self, choice: int, what: str) -> None:
         attempts = list(self.queue.view.attempts.values())

@@ -44,6 +44,31 @@ def test_cleaning_does_not_end_the_polls_of_what_it_keeps(kit: Kit) -> None:
     assert n not in kit.queue.view.closed
 
 
+def test_a_postponed_task_is_ready_again_when_cleaning_has_kept_it(kit: Kit) -> None:
+    task = kit.accept("a", key="")
+    kit.queue.view.postpone(task, kit.queue.now() + 100.0)
+    assert kit.queue.view.peek_ready() is None
+    assert (kit.queue.view.lines["ready"], kit.queue.view.lines["delayed"]) == (0, 1)
+    kit.fill_segments(3)
+    kit.clean_oldest()
+
+    assert (kit.queue.view.lines["ready"], kit.queue.view.lines["delayed"]) == (1, 0)
+    ready = kit.queue.view.peek_ready()
+    assert ready is not None
+    assert ready.id == "a"
+    kit.restart()
+
+
+def test_a_postponed_task_stands_in_line_again_when_its_time_has_come(kit: Kit) -> None:
+    task = kit.accept("a", key="")
+    kit.queue.view.postpone(task, kit.queue.now() + 100.0)
+    kit.queue.view.ripen(kit.queue.now() + 99.0)
+    assert kit.queue.view.peek_ready() is None
+    kit.queue.view.ripen(kit.queue.now() + 100.0)
+    assert kit.queue.view.peek_ready() is task
+    kit.restart()
+
+
 def test_an_answer_outlives_a_commit_that_is_cut_between_keep_and_its_answer(kit: Kit) -> None:
     kit.run(kit.accept("a", key=""))
     kit.fill_segments(3)
