@@ -26,6 +26,8 @@ _END_BITS: Final = 2
 _END_MASK: Final = 3
 _ENDS: Final = tuple(state for state in State if state.ended)
 
+_END_OF: Final = {str(state): end for end, state in enumerate(_ENDS)}
+
 #: A row of an `ended` record.
 _ROW_BYTES: Final = 160
 
@@ -192,6 +194,21 @@ class Tasks:
                 size = min(size, _ROW_BYTES)  # cleaning leaves no more of it
         self._add_live(segment, size)
 
+    def put_rows(self, rows: Sequence[Sequence[Any]], entry: Entry) -> None:
+        """The same for all rows of the `ended` record at `entry`; each begins with an id and how that task ended.
+
+        Raises ValueError for what is no end.
+        """
+        place, over, known = _pack(entry.segment, entry.offset) << _END_BITS, self._over, len(self._over)
+        for task_id, state, *_ in rows:
+            end = _END_OF.get(state)
+            if end is None:
+                raise ValueError(f"not an end of a task: {state!r}")
+            if task_id not in over:  # a slice of cleaning that met two records of a task has two rows of it
+                over[task_id] = place | end
+                self._ends[end] += 1
+        self._add_live(entry.segment, min(entry.length, len(rows) * _ROW_BYTES), len(over) - known)
+
     def take_pending(self, task_id: str, segment: int, offset: int, size: float) -> bool:
         """The same for one that waits; False if it is known."""
         if task_id in self._pending or task_id in self._over or task_id in self.hot:
@@ -207,11 +224,11 @@ class Tasks:
             self._live[segment] = [1, size]
         return True
 
-    def _add_live(self, segment: int, size: float) -> None:
+    def _add_live(self, segment: int, size: float, count: int = 1) -> None:
         live = self._live.get(segment)
         if live is None:
             live = self._live[segment] = [0, 0]
-        live[0] += 1
+        live[0] += count
         live[1] += size
 
     def cool(self, task: Task, entry: Entry) -> None:

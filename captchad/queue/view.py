@@ -260,17 +260,19 @@ class View:
         """Of these tasks no more is known from now on than their rows say."""
         rows = data["rows"]
         for row in rows:
-            task_id, state, finished_at = row[0], State(row[1]), row[3]
-            self.orphan_ids.discard(task_id)
-            hot = self.tasks.hot.get(task_id)
+            task_id, finished_at = row[0], row[3]
             known = self.tasks.state(task_id)
-            if hot is not None:
-                self._remove(hot)
-            elif known is not None:
-                self.tasks.drop_cold(task_id)
+            if known is not None:
+                hot = self.tasks.hot.get(task_id)
+                if hot is not None:
+                    self._remove(hot)
+                else:
+                    self.tasks.drop_cold(task_id)
+            elif self.orphan_ids:
+                self.orphan_ids.discard(task_id)
             if known is None or not known.ended:
                 self._endings.add(finished_at, task_id)
-            self.tasks.put_cold(state, task_id, entry.segment, entry.offset, entry.length / len(rows))
+        self.tasks.put_rows(rows, entry)
 
     def snapshot(self, task: Task) -> dict[str, Any]:
         """The fields of a `keep` record for `task`, as it is now."""

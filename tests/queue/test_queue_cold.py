@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from captchad.journal.osio import Os
+from captchad.journal.records import Entry
 from captchad.journal.store import Journal
 from captchad.model.errors import NewerVersion
 from captchad.model.states import State
@@ -196,3 +197,22 @@ def test_a_kind_of_record_that_is_not_known_was_written_by_a_later_captchad(kit:
     with pytest.raises(NewerVersion, match="teleported"):
         kit.open()
     assert {path: path.read_bytes() for path in kit.directory.glob("*.jsonl")} == before
+
+
+def test_two_rows_of_one_task_count_once(kit: Kit) -> None:
+    def row(task_id: str) -> list[object]:
+        return [task_id, "solved", 1.0, 2.0, 1, task_id, task_id, 1]
+
+    kit.queue.stage("ended", {"rows": [row("a"), row("b"), row("a")]})
+    kit.queue.stage("ended", {"rows": [row("b"), row("c")]})
+    tasks = kit.queue.view.tasks
+    assert sorted(tasks) == ["a", "b", "c"]
+    assert kit.queue.view.states[State.SOLVED] == 3
+    for task_id in ("a", "b", "c"):
+        kit.queue.stage("forget", {"id": task_id, "t": 3.0})
+    assert (len(tasks), tasks.live_bytes, kit.queue.view.states[State.SOLVED]) == (0, 0, 0)
+
+
+def test_a_row_that_says_no_end_is_refused(kit: Kit) -> None:
+    with pytest.raises(ValueError, match="not an end of a task: 'pending'"):
+        kit.queue.view.apply("ended", {"rows": [["a", "pending", 1.0, 2.0, 1, "f", "o", 1]]}, Entry(1, 2, 3))
