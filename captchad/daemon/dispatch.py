@@ -21,7 +21,7 @@ from captchad.model.clock import Clock
 from captchad.model.errors import JournalDamaged, JournalDown, TaskError
 from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
-from captchad.policy import deadlines, turns
+from captchad.policy import deadlines, routing, turns
 from captchad.policy.degradation import Degradation, Mode
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
@@ -160,13 +160,8 @@ class Dispatcher:
                 return
             if self._is_too_late(task):
                 continue
-            load = self._freest()
-            if load is None:
-                return
-            provider = self._choose_provider()
-            if provider is None:
-                return
-            if not self._order(task, provider, load):
+            place = self._choose_place()
+            if place is None or not self._order(task, *place):
                 return
             self._since_aged = turns.after(self._since_aged, aged=aged)
         self._order_soon = True
@@ -192,19 +187,29 @@ class Dispatcher:
         self.queue.give_up(task)
         return True
 
-    def _choose_provider(self) -> str | None:
-        return self.providers.choose()
+    def _choose_place(self) -> tuple[str, _Load] | None:
+        """The provider that takes the next submit, and the worker that sends it; None when there is no such pair.
 
-    def _submitting(self) -> Counter[str]:
-        return Counter(provider for load in self._loads.values() for provider in load.submits.values())
-
-    def _freest(self) -> _Load | None:
+        Each provider has its share of a worker's threads: one that hangs must not hold those of the others.
+        """
         free = [
-            load
+            (load, Counter(load.submits.values()))
             for load in self._loads.values()
             if load.worker.usable and load.ward_of is None and len(load.submits) < SUBMIT_THREADS
         ]
-        return min(free, key=lambda load: (len(load.submits), len(load.polls)), default=None)
+        names = self.providers.configured
+        share = routing.share(SUBMIT_THREADS, len(names))
+        fit = {name: [load for load, submits in free if submits[name] < share] for name in names}
+        provider = self.providers.choose({name for name, loads in fit.items() if loads})
+        if provider is None:
+            return None
+        return provider, min(fit[provider], key=lambda load: (len(load.submits), len(load.polls)))
+
+    def _choose_provider(self) -> str | None:
+        return self.providers.choose(self.providers.configured)
+
+    def _submitting(self) -> Counter[str]:
+        return Counter(provider for load in self._loads.values() for provider in load.submits.values())
 
     def _order(self, task: Task, provider: str, load: _Load) -> bool:
         """Order a submit. False when the task cannot be read at this moment: it keeps its place."""

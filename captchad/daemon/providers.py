@@ -177,8 +177,13 @@ class Providers:
 
     # ---------------------------------------------------------------- choosing
 
-    def choose(self) -> str | None:
-        """Which provider takes a submit now; None when none does."""
+    @property
+    def configured(self) -> list[str]:
+        """The names of those that take submits, as far as it is for the configuration."""
+        return [lane.name for lane in self.lanes.values() if not lane.leaving]
+
+    def choose(self, among: Container[str]) -> str | None:
+        """Which provider of `among` takes a submit now; None when none does."""
         now, in_flight, submitting = self._clock.monotonic(), self._in_flight(), self._submitting()
         return routing.choose(
             routing.Lane(
@@ -190,7 +195,7 @@ class Providers:
                 self._is_last_resort(lane, now, submitting.get(lane.name, 0)),
             )
             for lane in self.lanes.values()
-            if not lane.leaving
+            if not lane.leaving and lane.name in among
         )
 
     def _is_last_resort(self, lane: Lane, now: float, submitting: int) -> bool:

@@ -5,7 +5,7 @@ has taken and `return_after_s` since it was left, so that the load does not swin
 takes no more than these submits as probes, few at a time; beyond them it is used only when no other has room.
 """
 
-__all__ = ["Absence", "Lane", "ReturnSettings", "choose", "is_back", "probes", "why_away"]
+__all__ = ["Absence", "Lane", "ReturnSettings", "choose", "is_back", "probes", "share", "why_away"]
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -75,6 +75,11 @@ def choose(lanes: Iterable[Lane]) -> str | None:
     if not open_lanes:
         return None
     return min(open_lanes, key=_rank).name
+
+
+def share(threads: int, providers: int) -> int:
+    """How many of a worker's `threads` one of so many providers may have: those that hang leave some to the others."""
+    return max(1, threads // max(1, providers))
 
 
 def _rank(lane: Lane) -> tuple[bool, int, float, str]:

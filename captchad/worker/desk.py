@@ -11,6 +11,7 @@ then never will.
 
 __all__ = ["Call", "Desk", "Order", "Poll", "Submit"]
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,6 +110,7 @@ class Desk:
         self._stopped = ""  # the reason why nothing new is taken
         self._closed = False
         self._next_ok: dict[str, float] = {}
+        self.poll_share = math.inf  # polls at once of one provider
         self._completed = 0
         self._polled = 0
         self._submitted = 0
@@ -292,7 +294,7 @@ class Desk:
     def take_poll(self, now: float) -> Poll | None:
         """The captcha that has been due for longest, now in the caller's hands."""
         with self._lock:
-            watched = self._schedule.take()
+            watched = self._schedule.take(self.poll_share)
             if watched is None:
                 return None
             poll = Poll(watched, now)

@@ -23,6 +23,7 @@ from captchad.ipc.loop import Loop, Timer, next_beat
 from captchad.journal.sidefile import SideFile
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDown
+from captchad.policy.routing import share
 from captchad.worker.caller import Caller, Provider
 from captchad.worker.crew import Crew
 from captchad.worker.desk import Desk, Order, Poll, Submit
@@ -270,6 +271,7 @@ class _Worker:
         for key in [key for provider in providers.values() for key in provider.keys.values()]:
             self._log.hide(key)
         self._caller.providers = providers
+        self._desk.poll_share = share(POLL_THREADS, len(providers))
         if message["heartbeat_s"] != self._heartbeat_s:
             self._heartbeat_s = message["heartbeat_s"]
             self._set_beat(next_beat(self._clock.monotonic(), self._heartbeat_s))

@@ -8,8 +8,9 @@ failed or not, takes the next one of the plan. Times are monotonic seconds.
 __all__ = ["BACK_OFF_CAP", "JITTER", "PollSchedule", "Watched"]
 
 import heapq
+import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, repeat
@@ -50,8 +51,11 @@ class PollSchedule:
         self._jitter = jitter
         self._all: dict[int, Watched] = {}
         self._waiting: list[tuple[float, int, Watched]] = []
-        self._ready: deque[tuple[int, Watched]] = deque()
+        #: By provider, so that one whose polls hang does not stand in the way of the others; ripe number, ticket.
+        self._ready: dict[str, deque[tuple[int, int, Watched]]] = {}
+        self._running: Counter[str] = Counter()  # polls under way, by provider
         self._tickets = count(1)
+        self._ripened = count()
         self._dropped = 0
 
     def __len__(self) -> int:
@@ -61,7 +65,7 @@ class PollSchedule:
     @property
     def ready(self) -> int:
         """Captchas that wait for a thread; may count some that were dropped."""
-        return len(self._ready)
+        return sum(map(len, self._ready.values()))
 
     def watch(
         self,
@@ -119,7 +123,7 @@ class PollSchedule:
         while self._waiting and self._waiting[0][0] <= now:
             _, ticket, watched = heapq.heappop(self._waiting)
             if watched.ticket == ticket:
-                self._ready.append((ticket, watched))
+                self._ready.setdefault(watched.provider, deque()).append((next(self._ripened), ticket, watched))
                 ripe += 1
         return ripe
 
@@ -129,15 +133,19 @@ class PollSchedule:
             heapq.heappop(self._waiting)
         return self._waiting[0][0] if self._waiting else None
 
-    def take(self) -> Watched | None:
-        """The ready captcha that has been due for longest, now being polled; None when none is ready."""
-        while self._ready:
-            ticket, watched = self._ready.popleft()
-            if watched.ticket == ticket:
-                watched.running = True
-                watched.ticket = 0
-                return watched
-        return None
+    def take(self, share: float = math.inf) -> Watched | None:
+        """The captcha that has been due for longest and whose provider has less than `share` polls under way.
+
+        It is being polled from now on. None when none is ready.
+        """
+        heads = [line for provider, line in self._ready.items() if self._running[provider] < share and _tidy(line)]
+        if not heads:
+            return None
+        _, _, watched = min(heads, key=lambda line: line[0][0]).popleft()
+        watched.running = True
+        watched.ticket = 0
+        self._running[watched.provider] += 1
+        return watched
 
     def again(self, watched: Watched, now: float) -> bool:
         """The answer is not there yet. True when it is still wanted, and is waited for."""
@@ -153,6 +161,7 @@ class PollSchedule:
 
     def end(self, watched: Watched) -> bool:
         """Take out a captcha whose poll is over. True when its answer is still wanted."""
+        self._running[watched.provider] -= watched.running
         watched.running = False
         watched.ticket = 0
         if self._all.get(watched.n) is not watched:
@@ -175,3 +184,10 @@ class PollSchedule:
             self._waiting = [item for item in self._waiting if item[2].ticket == item[1]]
             heapq.heapify(self._waiting)
         heapq.heappush(self._waiting, (due, watched.ticket, watched))
+
+
+def _tidy(line: deque[tuple[int, int, Watched]]) -> bool:
+    """Whether anybody still waits in a ready line, now at its head."""
+    while line and line[0][2].ticket != line[0][1]:
+        line.popleft()
+    return bool(line)

@@ -32,7 +32,7 @@ class World:
 
     def submit(self) -> str | None:
         """The provider that takes the next submit."""
-        name = self.providers.choose()
+        name = self.providers.choose(self.providers.lanes)
         if name in self.out:
             self.providers.fault(name, "submit", "HTTP_5XX", Category.TRANSIENT)
         elif name is not None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from captchad.policy.routing import Absence, Lane, ReturnSettings, choose, is_back, probes, why_away
+from captchad.policy.routing import Absence, Lane, ReturnSettings, choose, is_back, probes, share, why_away
 
 SETTINGS = ReturnSettings(successes=5, after_s=120.0)
 
@@ -43,6 +43,11 @@ def test_a_provider_is_back_after_successes_and_a_time(successes: int, now: floa
 )
 def test_probes_come_slowly_and_are_no_more_than_it_takes(successes: int, submitting: int, more: int) -> None:
     assert probes(Absence(0.0, successes), submitting, SETTINGS) == more
+
+
+@pytest.mark.parametrize(("providers", "each"), [(0, 16), (1, 16), (2, 8), (3, 5), (64, 1)])
+def test_providers_that_hang_leave_threads_to_the_others(providers: int, each: int) -> None:
+    assert share(16, providers) == each
 
 
 def test_a_fault_on_the_way_back_takes_the_successes_away_and_not_the_time() -> None:

@@ -216,6 +216,22 @@ def test_polls_are_made_in_due_order(tmp_path):
         assert order == [100, 101, 102, 103, 104]
 
 
+def test_a_provider_whose_polls_hang_does_not_hold_up_those_of_another(tmp_path):
+    with rig(tmp_path, configure=False) as worker:
+        settings = {"url": worker.provider.url, "submit_s": 20.0, "poll_timeout_s": 20.0}
+        both = {"hangs": settings | {"keys": {"k": "hang"}}, NAME: settings | {"keys": {"k": KEY}}}
+        worker.tell("config", providers=both, heartbeat_s=0.1)
+        worker.provider.reply = lambda request: request.fields["key"] == KEY and solve_all(request)
+        for n in range(2 * POLL_THREADS):
+            timing = {"first_in_s": 0.0, "gaps_s": [], "every_s": 1.0}
+            worker.tell("poll", n=n, provider="hangs", key="k", cid=str(n), **timing)
+        worker.until(lambda: len(worker.provider.held) == POLL_THREADS // 2)
+        for n in range(100, 200):
+            worker.poll(n)
+        worker.until(lambda: len(worker.outcomes()) == 100)
+        assert len(worker.provider.held) == POLL_THREADS // 2
+
+
 # Taken back before it has begun.
 
 

@@ -102,6 +102,24 @@ def test_a_renewed_captcha_is_polled_at_its_new_time_only(schedule):
     assert taken(schedule) == [1]
 
 
+def test_a_provider_has_no_more_than_its_share_of_polls_and_keeps_its_turn(schedule):
+    for n, provider in ((1, "hangs"), (2, "hangs"), (3, "hangs"), (4, "fine"), (5, "hangs"), (6, "fine")):
+        schedule.watch(n, provider, "k", str(n), first_in_s=0.0, every_s=5.0, now=0.0)
+    schedule.ripen(0.0)
+    polls = [schedule.take(2) for _ in range(4)]
+    assert [watched.n for watched in polls] == [1, 2, 4, 6]
+    assert schedule.take(2) is None
+    assert schedule.ready == 2
+
+    schedule.drop(2)
+    assert not schedule.end(polls[1])
+    assert schedule.take(2).n == 3
+    assert schedule.take(2) is None
+    assert schedule.again(polls[0], 1.0)
+    assert schedule.take(2).n == 5
+    assert schedule.take() is None
+
+
 def test_a_dropped_captcha_is_forgotten_wherever_it_stands(schedule):
     watch(schedule, 1, first=1.0)
     watch(schedule, 2)
