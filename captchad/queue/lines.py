@@ -123,7 +123,13 @@ class Lines:
         self._ready[priority].append(block)
 
     def in_order(self) -> dict[Priority, list[str]]:
-        """The ids in each ready line, each once. Those that have lost their place, as suspects do, come first."""
+        """The ids in each ready line, each once. Those that have lost their place, as suspects do, come first.
+
+        Those that were postponed are ready from now on, as they will be after the restart that this is asked for.
+        """
+        for task in [task for task in self._tasks.hot.values() if task.where == _DELAYED and task.due_at <= 0.0]:
+            self.leave(task)
+            self.join(task)
         if self._kept:
             self._line_up_kept()
         found = {priority: list(dict.fromkeys(self._standing(line))) for priority, line in self._ready.items()}
