@@ -291,6 +291,12 @@ class Provider:
             Bool(), "Ask for the price with each answer (`action=get2`); only for a provider that offers it."
         ),
     )
+    low_balance: float = field(
+        default=0.0,
+        metadata=_key(
+            Number(0, 1e9), "Status and log say so when the balance is below; 0: never.", "the provider's currency"
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

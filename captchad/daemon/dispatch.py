@@ -9,11 +9,13 @@ __all__ = ["Dispatcher"]
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+from captchad.daemon.accounts import Accounts
+from captchad.daemon.asks import Asks
 from captchad.daemon.poll_plans import PollPlans
 from captchad.daemon.providers import OUR_OWN, Providers, ProviderSettings
 from captchad.ipc.channel import Message
@@ -87,6 +89,8 @@ class Dispatcher:
         self._suspects: dict[str, None] = {}
         self._recalled = False
         self._since_aged = 0  # submits since one was ordered because its task had waited longest
+        self.asks = Asks(clock, self._free_to_ask)
+        self.accounts = Accounts(clock, providers, self.asks, log)
 
     # ---------------------------------------------------------------- providers
 
@@ -96,6 +100,7 @@ class Dispatcher:
         in_use = {(captcha.provider, captcha.key_id) for captcha in view.captchas.values()}
         in_use |= {(attempt.provider, attempt.key_id) for attempt in view.attempts.values()}
         self.providers.configure(providers, in_use)
+        self.accounts.configure(providers)
         for load in self._loads.values():
             load.worker.send(self._worker_config())
 
@@ -136,6 +141,11 @@ class Dispatcher:
             self._order_submits()
         self._assign_polls()
         self.providers.forget_left(self.queue.view.in_flight)
+
+    def tick(self) -> None:
+        """What is due about once a second."""
+        self.asks.expire()
+        self.accounts.turn()
 
     def wait_s(self) -> float | None:
         """Seconds until something here becomes due; None when nothing will by itself."""
@@ -210,6 +220,9 @@ class Dispatcher:
 
     def _submitting(self) -> Counter[str]:
         return Counter(provider for load in self._loads.values() for provider in load.submits.values())
+
+    def _free_to_ask(self) -> Iterator[Worker]:
+        return (load.worker for load in self._loads.values() if load.worker.usable and load.ward_of is None)
 
     def _order(self, task: Task, provider: str, load: _Load) -> bool:
         """Order a submit. False when the task cannot be read at this moment: it keeps its place."""
@@ -439,6 +452,8 @@ class Dispatcher:
             case "ok":
                 self.providers.note(message["provider"], "poll", "ok")
                 self.providers.poll_answered(message["provider"])
+            case "told":
+                self.asks.told(message)
             case "out":
                 load.executing.discard(n)
                 self._cleared_if_alone(load, n)
@@ -454,7 +469,8 @@ class Dispatcher:
             case "refused":
                 category = Category(message["category"])
                 outage = self.providers.outage(provider)
-                self.providers.fault(provider, "submit", message["code"], category)
+                if not self.accounts.refused(provider, message["code"]):
+                    self.providers.fault(provider, "submit", message["code"], category)
                 self.queue.refused(n, message["code"], category, message.get("text", ""), outage=outage)
             case "not_sent":
                 self._not_sent(n, provider, message.get("reason", ""))
@@ -481,6 +497,7 @@ class Dispatcher:
         known = n in self.queue.view.captchas
         self.queue.submitted(n, cid)
         self.providers.submit_taken(provider)
+        self.accounts.submit_taken(provider)
         captcha = self.queue.view.captchas.get(n)
         if captcha is None or known:
             return  # its task has ended meanwhile: recorded and counted, not polled; or it is said for the second time
@@ -525,6 +542,7 @@ class Dispatcher:
             for _, task_id in suspects:
                 self._suspect(task_id, alone=load.ward_of == task_id, stall=reason == "stall")
             self._take_polls_from(load, tell=False)
+        self.asks.worker_died(worker.key)
         self.queue.after_commit(lambda: self._forget_side_file(worker.key))
 
     def _suspect(self, task_id: str, *, alone: bool, stall: bool) -> None:

@@ -337,6 +337,7 @@ class Parent:
             self.queue.expire()
             self.orphans.absorb()
         self._remove_side_files()
+        self.dispatcher.tick()
         self.publisher.expire(self.configuration.config.queue.result_ttl_s)
         self._look_at_space()
         self._say_rejections()

@@ -63,6 +63,7 @@ class ProviderSettings:
     submits_per_3s: int = 60
     price: int = 0  # of a solved captcha, in millionths; 0: not known
     priced: bool = False  # its answers say what they cost
+    low_balance: float = 0.0  # 0: none is too low
 
     @property
     def key_id(self) -> str:
@@ -84,6 +85,7 @@ class Lane:
     absence: Absence | None = None  # it was left, and is not back yet
     capacity: Capacity = field(default_factory=Capacity)
     submits: deque[float] = field(default_factory=deque)  # monotonic times of the latest, as many as may go in 3 s
+    unexplained: bool = False  # it has refused a submit, and its account is asked why: given nothing meanwhile
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
@@ -210,7 +212,7 @@ class Providers:
         return False
 
     def _room(self, lane: Lane, now: float, probing: int) -> int:
-        if now < max(lane.capacity.wait_until, _pace(lane)):
+        if lane.unexplained or now < max(lane.capacity.wait_until, _pace(lane)):
             return 0
         allowed = breakers.allowance(lane.breaker, now, probing)
         return lane.settings.max_in_flight if allowed is None else allowed
@@ -241,6 +243,8 @@ class Providers:
             return "not in the configuration any more: polled out"
         if breakers.state_word(lane.breaker, now) == "open":
             return f"open after {lane.breaker.reason}, next try in {lane.breaker.open_until - now:.0f} s"
+        if lane.unexplained:
+            return "it refuses for want of money or threads; its account is asked which"
         if now < lane.capacity.wait_until:
             return f"it had no free slot, next try in {lane.capacity.wait_until - now:.0f} s"
         limit, in_flight = self.limit(name), self._in_flight().get(name, 0)
@@ -319,6 +323,12 @@ class Providers:
         if before != after:
             wait_s = lane.breaker.open_until - now
             self._log.warning(f"provider {provider}: {before} -> {after} after {code}; next try in {wait_s:.1f} s")
+
+    def pause(self, provider: str, pause_s: float, reason: str) -> None:
+        """Try no submit for so long, then one; whatever the breaker was."""
+        lane = self.lanes.get(provider)
+        if lane is not None:
+            lane.breaker = breakers.on_pause(Breaker(), self._clock.monotonic(), pause_s, reason)
 
     def submit_taken(self, provider: str) -> None:
         """It has taken a submit."""

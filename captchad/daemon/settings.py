@@ -72,6 +72,7 @@ def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, Prov
             submits_per_3s=provider.submits_per_3s,
             price=micros(provider.price) or 0,
             priced=provider.price_from_answer,
+            low_balance=provider.low_balance,
         )
         for provider in config.providers
     }

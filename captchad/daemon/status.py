@@ -12,6 +12,7 @@ import psutil
 
 from captchad import __version__
 from captchad.daemon.parts import Parts
+from captchad.daemon.providers import Lane
 from captchad.model.money import amount
 from captchad.model.states import State
 from captchad.policy.breaker import state_word
@@ -83,10 +84,7 @@ class Reporter:
         if parent.crew.alive < parent.configuration.config.daemon.min_workers:
             found.append(f"{parent.crew.alive} of {parent.configuration.config.daemon.workers} workers are alive")
         for lane in parent.providers.lanes.values():
-            word = state_word(lane.breaker, now)
-            if word != "closed":
-                wait_s = max(0.0, lane.breaker.open_until - now)
-                found.append(f"provider {lane.name}: {word} after {lane.breaker.reason}, next try in {wait_s:.0f} s")
+            found += self._waits_for(lane, now)
         mode = parent.dispatcher.degradation
         if mode.effect:
             found.append(f"{mode.mode}: {'; '.join(mode.reasons)}; {mode.effect}")
@@ -97,6 +95,16 @@ class Reporter:
             found.append(f"config: {parent.configuration.problem}")
         if parent.queue.journal.quarantined:
             found.append(f"{parent.queue.journal.quarantined} damaged journal lines are in quarantine")
+        return found
+
+    def _waits_for(self, lane: Lane, now: float) -> list[str]:
+        """What keeps a provider from work, and what soon will."""
+        accounts = self._parent.dispatcher.accounts
+        found = accounts.problems(lane.name)
+        word = state_word(lane.breaker, now)
+        if word != "closed" and not accounts.has_no_funds(lane.name):
+            wait_s = max(0.0, lane.breaker.open_until - now)
+            found.append(f"provider {lane.name}: {word} after {lane.breaker.reason}, next try in {wait_s:.0f} s")
         return found
 
     def _workers(self) -> dict[str, Any]:
@@ -200,16 +208,20 @@ class Reporter:
     def _provider(self, name: str) -> dict[str, Any]:
         lane = self._parent.providers.lanes[name]
         ended = lane.solved + lane.failed
+        account = self._parent.dispatcher.accounts.accounts.get(name)
+        threads, working = (account and account.threads) or (None, None)
         return {
             "name": name,
             "breaker": state_word(lane.breaker, self._parent.clock.monotonic()),
             "reason": lane.breaker.reason or None,
-            "held_back": self._parent.providers.why_held_back(name),
+            "held_back": self._parent.dispatcher.accounts.held_back(name),
             "in_flight": self._parent.queue.view.in_flight.get(name, 0),
             "max_in_flight": lane.settings.max_in_flight,
             "limit": self._parent.providers.limit(name),
             "solve_rate": round(lane.solved / ended, 4) if ended else None,
-            "balance": None,
+            "balance": account and account.balance,
+            "threads": threads,
+            "working_threads": working,
             "leaving": lane.leaving,
             "old_keys": len(lane.old_keys),
             "captchas_without_key": lane.without_key,
@@ -304,6 +316,7 @@ class Reporter:
                     for (provider, operation, outcome), count in sorted(parent.providers.api_calls.items())
                 ],
             ],
+            *self._account_metrics(),
             _single("captchad_journal_bytes", "gauge", "Bytes in segments.", parent.queue.journal.size_bytes),
             _single("captchad_journal_up", "gauge", "1 while the journal writes.", int(not parent.queue.down_reason)),
             _single("captchad_results_delivered_total", "counter", "Result files.", parent.publisher.delivered),
@@ -321,6 +334,25 @@ class Reporter:
             ),
         ]
         return families
+
+    def _account_metrics(self) -> list[Metric]:
+        """Of accounts that have told."""
+        accounts = self._parent.dispatcher.accounts.accounts.items()
+        balances = [[{"provider": name}, each.balance] for name, each in accounts if each.balance is not None]
+        told = [(name, each.threads) for name, each in accounts if each.threads is not None]
+        return [
+            ["captchad_provider_balance", "gauge", "Money left, in the provider's currency.", balances],
+            [
+                "captchad_provider_threads",
+                "gauge",
+                "Threads of the provider's plan, and those that work.",
+                [
+                    [{"provider": name, "kind": kind}, count]
+                    for name, threads in told
+                    for kind, count in zip(("total", "working"), threads, strict=True)
+                ],
+            ],
+        ]
 
 
 def _single(name: str, kind: str, text: str, value: float) -> Metric:

@@ -11,11 +11,13 @@ __all__ = [
     "Refused",
     "Solved",
     "Submitted",
+    "Threads",
     "Unparseable",
     "parse_balance",
     "parse_poll",
     "parse_report",
     "parse_submit",
+    "parse_threads",
 ]
 
 import codecs
@@ -55,6 +57,7 @@ _WHOLE = (
 )
 
 _ID = re.compile(r"[0-9]{1,64}")
+_COUNT = re.compile(r"[0-9]{1,9}")
 _CODE_AND_WORDS = re.compile(r"(ERROR_[A-Z0-9_]+)[\s|:,;.]+(.*)", re.DOTALL)
 _CODE_OF_STATUS_0 = re.compile(r"[A-Z][A-Z0-9_]{2,63}")
 _HALF_OF_PAIR = re.compile(r"[\ud800-\udfff]")
@@ -117,6 +120,14 @@ class Failed:
     code: str
     category: Category
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """What an account's plan allows at one time, and how many captchas it is working on."""
+
+    total: int
+    working: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +209,30 @@ def _without_price(said: _Said, text: str) -> _Said:
     if not bar or micros(price) is None:
         return said
     return replace(said, value=token, extra={**said.extra, "price": price.strip()})
+
+
+def parse_threads(status: int, content_type: str, body: bytes) -> Threads | Failed | Unparseable:
+    """What res.php said to `threadsinfo`: an object of two numbers, which may be written as strings."""
+    text = _decode(content_type, body)
+    loaded = _load(text) if text is not None and len(text) <= MAX_CHARS else None
+    if isinstance(loaded, dict):
+        total, working = _count(loaded.get("threads")), _count(loaded.get("working_threads"))
+        if total is not None and working is not None:
+            return Threads(total, working)
+    said = _read(content_type, body)
+    if isinstance(said, _Said):
+        if found := _error(said):
+            return Failed(found[0], lookup(found[0]).category, found[1])
+        said = "neither threads nor a code"
+    return _unparseable(status, said)
+
+
+def _count(value: object) -> int | None:
+    """A number that is not negative, or one in a string."""
+    if type(value) not in (int, str):
+        return None
+    text = str(value).strip()
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def _judge_poll(said: _Said) -> Pending | Solved | Failed | None:

@@ -1,4 +1,4 @@
-"""The client of one provider: submit, poll, balance, report.
+"""The client of one provider: submit, poll, balance, threads, report.
 
 A submit ends as exactly one of four things: Submitted and Refused are the provider's word; NotSent is certain to have
 cost nothing; Unknown may be paid for. Nothing is tried twice here. What is returned never contains the key.
@@ -21,11 +21,13 @@ from captchad.provider.answers import (
     Refused,
     Solved,
     Submitted,
+    Threads,
     Unparseable,
     parse_balance,
     parse_poll,
     parse_report,
     parse_submit,
+    parse_threads,
 )
 from captchad.provider.transport import Lost, NotSent, Response, Transport, scrub
 
@@ -108,6 +110,15 @@ class ProviderClient:
         outcome = parse_balance(answer.status, answer.content_type, answer.body)
         return outcome if isinstance(outcome, float) else self._fault(outcome)
 
+    def threads(self, deadline: float) -> Threads | Fault:
+        """The threads of the account's plan. As a form, as the official client asks (SDK 1.0.1)."""
+        fields = {"key": self._key, "action": "threadsinfo", "json": "1"}
+        answer = self._said(self._transport.post_form(self._res, fields, deadline))
+        if isinstance(answer, Fault):
+            return answer
+        outcome = parse_threads(answer.status, answer.content_type, answer.body)
+        return outcome if isinstance(outcome, Threads) else self._fault(outcome)
+
     def report(self, cid: str, good: bool, deadline: float) -> Fault | None:
         """Say that the answer to `cid` was good or bad. None: recorded."""
         answer = self._res_php({"action": "reportgood" if good else "reportbad", "id": cid}, deadline)
@@ -133,7 +144,9 @@ class ProviderClient:
         return self._made
 
     def _res_php(self, params: Mapping[str, str], deadline: float) -> Response | Fault:
-        answer = self._transport.get(self._res, {"key": self._key, **params, "json": "1"}, deadline)
+        return self._said(self._transport.get(self._res, {"key": self._key, **params, "json": "1"}, deadline))
+
+    def _said(self, answer: Response | NotSent | Lost) -> Response | Fault:
         if isinstance(answer, Response):
             return answer
         return Fault("NETWORK", CODES["NETWORK"].category, self._scrub(answer.reason))

@@ -1,4 +1,4 @@
-"""What HTTP threads do: one submit or one poll at a time, with notes to the parent before and after.
+"""What HTTP threads do: one submit, one poll or one question at a time, with notes to the parent before and after.
 
 A submit sends nothing before its `begin` has left this process whole and the desk has said yes. Whatever happens after
 that yes ends in an outcome: the provider's, or `unknown`.
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from captchad.model.clock import Clock
 from captchad.model.states import Category
-from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted
+from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted, Threads
 from captchad.provider.client import Fault, NotSent, ProviderClient, Unknown
-from captchad.worker.desk import Desk, Poll, Submit
+from captchad.worker.desk import Ask, Desk, Poll, Submit
 from captchad.worker.log import Log
 from captchad.worker.outbox import Outbox
 from captchad.worker.unconfirmed import Outcome
@@ -76,6 +76,19 @@ class Caller:
             self._mine.discard(poll.watched.provider, poll.watched.key_id)
         self._outbox.send(*self._desk.end_poll(poll, answer, self._clock.monotonic()))
 
+    def ask(self, ask: Ask) -> None:
+        """Put one question to its provider. Raises nothing of the client's."""
+        answer: float | Threads | Fault | None
+        try:
+            answer = self._ask(ask)
+        except BaseException as error:  # noqa: BLE001 - the parent waits for an answer, whatever the client throws
+            self._log.trace(error)
+            answer = Fault(_INTERNAL, Category.TRANSIENT, f"exception: {type(error).__name__}")
+        if ask.disconnect():
+            self._mine.discard(ask.provider, ask.key_id)
+        self._outbox.send({"m": "told", "q": ask.q, **_told(answer)})
+        self._desk.end_question(ask)
+
     def leave(self) -> None:
         """Close the clients of a thread that ends."""
         self._mine.close()
@@ -106,6 +119,23 @@ class Caller:
         deadline = self._clock.monotonic() + provider.poll_timeout_s
         poll.connect(client, deadline)
         return client.poll(watched.cid, deadline, priced=provider.priced)
+
+    def _ask(self, ask: Ask) -> float | Threads | Fault | None:
+        provider = self.providers.get(ask.provider)
+        if provider is None or ask.key_id not in provider.keys:
+            return Fault(_NO_PROVIDER, Category.TRANSIENT, "not in the configuration")
+        if self._clock.monotonic() >= ask.expires:
+            return Fault(_INTERNAL, Category.TRANSIENT, "not asked: too late")
+        client = self._mine.get(ask.provider, ask.key_id, provider)
+        ask.connect(client, ask.expires)
+        match ask.what:
+            case "balance":
+                return client.balance(ask.expires)
+            case "threads":
+                return client.threads(ask.expires)
+            case "good" | "bad":
+                return client.report(ask.cid, ask.what == "good", ask.expires)
+        raise ValueError(f"a question of an unknown kind: {ask.what!r}")
 
 
 class _Clients(threading.local):
@@ -144,6 +174,18 @@ def _outcome(answer: Submitted | Refused | NotSent | Unknown) -> Outcome:
             return _not_sent(reason)
         case Unknown(reason=reason):
             return _unknown(reason)
+
+
+def _told(answer: float | Threads | Fault | None) -> Outcome:
+    match answer:
+        case None:
+            return {}
+        case Threads(total=total, working=working):
+            return {"threads": total, "working": working}
+        case Fault(code=code, category=category, reason=reason):
+            return {"code": code, "category": category, "text": reason}
+        case balance:
+            return {"balance": balance}
 
 
 def _not_sent(reason: str) -> Outcome:

@@ -9,7 +9,7 @@ parent; from then on only its own thread says what became of it. `last_words` cl
 then never will.
 """
 
-__all__ = ["Call", "Desk", "Order", "Poll", "Submit"]
+__all__ = ["Ask", "Call", "Desk", "Order", "Poll", "Submit"]
 
 import math
 import threading
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from captchad.ipc.channel import Message
+from captchad.model.states import Category
 from captchad.provider.answers import Failed, Pending, Solved
 from captchad.provider.client import Fault
 from captchad.worker.schedule import PollSchedule, Watched
@@ -97,6 +98,21 @@ class Poll(Call):
         self.watched = watched
 
 
+class Ask(Call):
+    """A question of the parent's about an account or a captcha, answered once. Over at `expires`, monotonic seconds."""
+
+    def __init__(
+        self, q: int, provider: str, key_id: str, what: str, cid: str, *, started: float, expires: float
+    ) -> None:
+        super().__init__(started)
+        self.q = q
+        self.provider = provider
+        self.key_id = key_id
+        self.what = what
+        self.cid = cid
+        self.expires = expires
+
+
 class Desk:
     """Orders, schedule, running calls and unconfirmed outcomes of one worker."""
 
@@ -107,6 +123,8 @@ class Desk:
         self._unconfirmed = Unconfirmed()
         self._submits: dict[int, Submit] = {}
         self._polls: set[Poll] = set()
+        self._questions: deque[Ask] = deque()
+        self._asking: set[Ask] = set()
         self._stopped = ""  # the reason why nothing new is taken
         self._closed = False
         self._next_ok: dict[str, float] = {}
@@ -172,6 +190,14 @@ class Desk:
                     n, provider, key_id, cid, first_in_s=first_in_s, gaps_s=gaps_s, every_s=every_s, now=now
                 )
 
+    def question(self, ask: Ask) -> list[Message]:
+        """Take a question; answer it at once if nothing new is taken."""
+        with self._lock:
+            if self._stopped:
+                return [_untold(ask, self._stopped)]
+            self._questions.append(ask)
+            return []
+
     def ack(self, n: int) -> None:
         """The parent has committed the oldest outcome of `n`."""
         with self._lock:
@@ -188,7 +214,8 @@ class Desk:
         with self._lock:
             self._stopped = reason
             self._schedule.clear()
-        return self.recall(reason)
+            questions, self._questions = self._questions, deque()
+        return [*self.recall(reason), *(_untold(ask, reason) for ask in questions)]
 
     def ripen(self, now: float) -> int:
         """Make ready what is due to be polled; how many captchas that were."""
@@ -213,23 +240,23 @@ class Desk:
     @property
     def busy(self) -> bool:
         """Something runs or waits for a thread."""
-        return bool(self.orders or self.ready or self.calling)
+        return bool(self.orders or self.ready or self.calling or self._questions or self._asking)
 
     @property
     def calling(self) -> int:
-        """Calls in threads' hands."""
+        """Submits and polls in threads' hands."""
         return len(self._submits) + len(self._polls)
 
     @property
     def quiet(self) -> bool:
         """Nothing runs, nothing waits for a thread, and every outcome is confirmed."""
         with self._lock:
-            return not (self._orders or self._submits or self._polls or self._unconfirmed)
+            return not (self._orders or self._submits or self._polls or self._asking or self._unconfirmed)
 
     def running(self) -> list[Call]:
         """The calls in threads' hands."""
         with self._lock:
-            return [*self._submits.values(), *self._polls]
+            return [*self._submits.values(), *self._polls, *self._asking]
 
     def last_submit_ends(self) -> float | None:
         """The latest deadline of the submits that run; None when none does."""
@@ -302,6 +329,20 @@ class Desk:
             self._polled += 1
             return poll
 
+    def take_question(self) -> Ask | None:
+        """The oldest question, now in the caller's hands."""
+        with self._lock:
+            if not self._questions:
+                return None
+            ask = self._questions.popleft()
+            self._asking.add(ask)
+            return ask
+
+    def end_question(self, ask: Ask) -> None:
+        """Its answer is sent. Not before: a worker that drains may go when nothing is asked any more."""
+        with self._lock:
+            self._asking.discard(ask)
+
     def end_poll(self, poll: Poll, answer: Pending | Solved | Failed | Fault, now: float) -> list[Message]:
         """What came of a poll: the messages to send. None at all for a captcha that was dropped meanwhile."""
         watched = poll.watched
@@ -357,6 +398,11 @@ def _answer(answer: Solved | Failed, watched: Watched, now: float) -> Outcome:
         said = {"token": answer.token, "answer": answer.answer, "extra": dict(answer.extra)}
         return {"o": "solved", **said, "waited_s": waited_s}
     return {"o": "failed", "code": answer.code, "category": answer.category, "text": answer.text}
+
+
+def _untold(ask: Ask, reason: str) -> Message:
+    blame = {"code": "INTERNAL", "category": Category.TRANSIENT}
+    return {"m": "told", "q": ask.q, **blame, "text": f"not asked: {reason}"}
 
 
 def _fault(watched: Watched, fault: Fault) -> Message:

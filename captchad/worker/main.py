@@ -6,7 +6,7 @@ the parent is gone, and nothing is lost; 70 when it failed itself (its side file
 not confirmed is unknown).
 """
 
-__all__ = ["POLL_THREADS", "SUBMIT_THREADS", "run"]
+__all__ = ["ASK_THREADS", "POLL_THREADS", "SUBMIT_THREADS", "run"]
 
 import contextlib
 import faulthandler
@@ -26,7 +26,7 @@ from captchad.model.errors import JournalDown
 from captchad.policy.routing import share
 from captchad.worker.caller import Caller, Provider
 from captchad.worker.crew import Crew
-from captchad.worker.desk import Desk, Order, Poll, Submit
+from captchad.worker.desk import Ask, Desk, Order, Poll, Submit
 from captchad.worker.log import Log
 from captchad.worker.outbox import Outbox
 
@@ -35,6 +35,9 @@ SUBMIT_THREADS = 16
 
 #: Polls at once. Both together stay below the number where Python threads begin to slow each other down.
 POLL_THREADS = 16
+
+#: Questions at once, about accounts and reports. Threads of their own: a question never takes a poll's place.
+ASK_THREADS = 2
 
 #: Until the first `config` says otherwise.
 _HEARTBEAT_S = 1.0
@@ -142,6 +145,14 @@ class _Worker:
             leave=self._caller.leave,
             say=log.say,
         )
+        self._askers: Crew[Ask] = Crew(
+            "ask",
+            ASK_THREADS,
+            next_job=self._desk.take_question,
+            run=self._put,
+            leave=self._caller.leave,
+            say=log.say,
+        )
         self._heartbeat_s = _HEARTBEAT_S
         self._next_beat: Timer | None = None
         self._next_sweep = 0.0
@@ -230,6 +241,8 @@ class _Worker:
                 self._order(message)
             case "poll":
                 self._watch(message)
+            case "ask":
+                self._ask(message)
             case "ack":
                 self._desk.ack(message["n"])
             case "drop":
@@ -260,6 +273,20 @@ class _Worker:
             every_s=message["every_s"],
             now=self._clock.monotonic(),
         )
+
+    def _ask(self, message: Message) -> None:
+        now = self._clock.monotonic()
+        ask = Ask(
+            message["q"],
+            message["provider"],
+            message["key"],
+            message["what"],
+            message["cid"],
+            started=now,
+            expires=now + message["within_s"],
+        )
+        self._outbox.send(*self._desk.question(ask))
+        self._askers.wake()
 
     def _configure(self, message: Message) -> None:
         providers = {
@@ -311,10 +338,11 @@ class _Worker:
         self._next_sweep = now + _SWEEP_S
         self._outbox.send(*self._desk.expire(now))
         for call in self._desk.running():
-            if call.overdue(now) or (isinstance(call, Poll) and self._grace_is_over(now)):
+            if call.overdue(now) or (not isinstance(call, Submit) and self._grace_is_over(now)):
                 call.abort()
         self._submitters.retry()
         self._pollers.retry()
+        self._askers.retry()
 
     def _grace_is_over(self, now: float) -> bool:
         return self._stopping_since is not None and now >= self._stopping_since + _POLL_GRACE_S
@@ -330,6 +358,11 @@ class _Worker:
         self._caller.poll(poll)
         due = self._desk.next_due()
         if self._stopping_since is not None or (due is not None and due < self._awake_at):
+            self._poke()
+
+    def _put(self, ask: Ask) -> None:
+        self._caller.ask(ask)
+        if self._stopping_since is not None:
             self._poke()
 
     def _poke(self) -> None:

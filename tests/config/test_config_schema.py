@@ -54,6 +54,7 @@ DEFAULTS = {
             "pause_s": 60,
             "price": 0,
             "price_from_answer": False,
+            "low_balance": 0,
         }
     ],
     "retry": {"max_attempts": 3, "base_delay_s": 5, "max_delay_s": 300, "on_unknown_submit": "resubmit"},

@@ -15,11 +15,13 @@ from captchad.provider.answers import (
     Refused,
     Solved,
     Submitted,
+    Threads,
     Unparseable,
     parse_balance,
     parse_poll,
     parse_report,
     parse_submit,
+    parse_threads,
 )
 
 PROVIDER_CODES = sorted(set(CODES) - OWN_CODES)
@@ -283,13 +285,37 @@ def test_report():
     assert isinstance(parse_report(200, "", b"fine"), Unparseable)
 
 
+def test_threads():
+    for body in (
+        {"threads": 10, "working_threads": 3},
+        {"status": 1, "threads": 10, "working_threads": 3},
+        {"threads": "10", "working_threads": " 3"},
+    ):
+        assert parse_threads(200, "", json.dumps(body).encode()) == Threads(10, 3)
+    for refusal in (b"ERROR_WRONG_USER_KEY", b'{"status":0,"request":"ERROR_WRONG_USER_KEY"}'):
+        assert parse_threads(200, "", refusal) == Failed("ERROR_WRONG_USER_KEY", Category.PERMANENT)
+    for body in (
+        b"",
+        b"10",
+        b'{"threads":10}',
+        b'{"threads":-1,"working_threads":0}',
+        b'{"threads":true,"working_threads":0}',
+        b'{"threads":1.5,"working_threads":0}',
+        b'{"threads":1234567890,"working_threads":0}',
+    ):
+        assert isinstance(parse_threads(200, "", body), Unparseable)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(PROVIDER_CODES),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 ANSWERS = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("status", "request", "result", "error_text", "user_agent", *GEETEST), JSON)
+    {},
+    optional=dict.fromkeys(
+        ("status", "request", "result", "error_text", "user_agent", "threads", "working_threads", *GEETEST), JSON
+    ),
 )
 BODIES = (
     st.binary(max_size=64)
@@ -318,6 +344,7 @@ def test_no_bytes_make_it_raise(status, content_type, body):
             assert len(outcome.code) <= 64
     parse_balance(status, content_type, body)
     parse_report(status, content_type, body)
+    parse_threads(status, content_type, body)
 
 
 @pytest.mark.parametrize(

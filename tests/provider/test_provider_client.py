@@ -8,7 +8,7 @@ import pytest
 
 from captchad.model.codes import CODES, OWN_CODES
 from captchad.model.states import Category
-from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted
+from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted, Threads
 from captchad.provider.client import Fault, NotSent, ProviderClient, Unknown
 from captchad.provider.transport import Transport
 from tests.provider.hostile import CERTIFICATE, KEY, Hostile, answering, http, soon
@@ -63,6 +63,15 @@ def test_what_the_others_send():
         f"GET /res.php?{key}&action=reportbad&id=17&json=1 HTTP/1.1",
     ]
     assert server.connections == 1
+
+
+def test_threads_are_asked_for_by_a_form():
+    with talking(b'{"threads":"10","working_threads":3}', b"ERROR_KEY_DOES_NOT_EXIST") as (client, server):
+        assert client.threads(soon()) == Threads(10, 3)
+        assert client.threads(soon()) == Fault("ERROR_KEY_DOES_NOT_EXIST", Category.PERMANENT, "")
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /res.php HTTP/1.1")
+    assert body == b"key=k3y%2B%2F%3D%260123456789abcdef012345678&action=threadsinfo&json=1"
 
 
 def test_every_code_over_the_wire():

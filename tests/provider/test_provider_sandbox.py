@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from captchad.model.states import Category
-from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted
+from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted, Threads
 from captchad.provider.client import Fault, NotSent, ProviderClient, Unknown
 from captchad.provider.transport import Transport
 from tests.provider.hostile import CERTIFICATE, soon
@@ -57,6 +57,12 @@ def test_from_submit_to_report(sandbox, client):
     assert client.report(submitted.cid, True, soon()) is None
     assert client.report(submitted.cid, True, soon()).code == "ERROR_DUPLICATE_REPORT"
     assert sandbox.totals()["charges"] == 1
+
+
+def test_threads_in_both_writings(sandbox, client):
+    for writing in ("number", "string"):
+        sandbox.set_scenario(f'[[key]]\nthreads = 7\n[switches]\nthreads_as = "{writing}"\n')
+        assert client.threads(soon()) == Threads(7, 0)
 
 
 @pytest.mark.parametrize(
