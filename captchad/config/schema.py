@@ -12,6 +12,7 @@ __all__ = [
     "Degradation",
     "Http",
     "Key",
+    "Limits",
     "Policy",
     "Provider",
     "Queue",
@@ -87,6 +88,10 @@ def _key(
 
 def _seconds(low: float, high: float, doc: str) -> Mapping[str, Spec]:
     return _key(Number(low, high), doc, "s")
+
+
+def _charges(doc: str) -> Mapping[str, Spec]:
+    return _key(Int(0, 10**9), doc, "charges")
 
 
 def _share(doc: str) -> Mapping[str, Spec]:
@@ -297,6 +302,12 @@ class Provider:
             Number(0, 1e9), "Status and log say so when the balance is below; 0: never.", "the provider's currency"
         ),
     )
+    charges_per_hour: int = field(
+        default=0, metadata=_charges("Charges in any hour at most; other providers take what is beyond. 0: no cap.")
+    )
+    charges_per_day: int = field(
+        default=0, metadata=_charges("Charges in any 24 hours at most; other providers take what is beyond. 0: no cap.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,6 +385,18 @@ class Degradation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """`[limits]`"""
+
+    charges_per_hour: int = field(
+        default=0, metadata=_charges("Charges of all providers in any hour at most; tasks beyond wait. 0: no cap.")
+    )
+    charges_per_day: int = field(
+        default=0, metadata=_charges("Charges of all providers in any 24 hours at most; tasks beyond wait. 0: no cap.")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Http:
     """`[http]`"""
 
@@ -425,6 +448,7 @@ class Config:
     retry: Retry = field(metadata=_table("retry", Retry, "When a task is tried again."))
     breaker: Breaker = field(metadata=_table("breaker", Breaker, "When a failing provider is left alone."))
     degradation: Degradation = field(metadata=_table("degradation", Degradation, "When lower priorities wait."))
+    limits: Limits = field(metadata=_table("limits", Limits, "What may be spent at most."))
     http: Http = field(metadata=_table("http", Http, "Health, metrics, dashboard, gateway."))
 
 

@@ -18,6 +18,7 @@ from captchad.daemon.accounts import Accounts
 from captchad.daemon.asks import Asks
 from captchad.daemon.poll_plans import PollPlans
 from captchad.daemon.providers import OUR_OWN, Providers, ProviderSettings
+from captchad.daemon.spending import Spending
 from captchad.ipc.channel import Message
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDamaged, JournalDown, TaskError
@@ -72,6 +73,7 @@ class Dispatcher:
         self.queue = queue
         self.providers = providers
         providers.watch(lambda: self.queue.view.in_flight, self._submitting)
+        self.spending = Spending(queue)
         self.stall_s = stall_s
         self.draining = False
         self.degradation = Degradation()  # the mode; who judges it sets it
@@ -160,6 +162,7 @@ class Dispatcher:
             times.append(due_at - self.queue.now())
         if self.queue.view.lines["ready"]:
             times += [at - now for at in self.providers.next_tries(now)]
+            times += [at - self._clock.time() for at in self.spending.next_room()]
         return max(0.0, min(times)) if times else None
 
     def _order_submits(self) -> None:
@@ -209,14 +212,14 @@ class Dispatcher:
         ]
         names = self.providers.configured
         share = routing.share(SUBMIT_THREADS, len(names))
-        fit = {name: [load for load, submits in free if submits[name] < share] for name in names}
+        fit = {name: [load for load, submits in free if submits[name] < share] for name in self.spending.within(names)}
         provider = self.providers.choose({name for name, loads in fit.items() if loads})
         if provider is None:
             return None
         return provider, min(fit[provider], key=lambda load: (len(load.submits), len(load.polls)))
 
     def _choose_provider(self) -> str | None:
-        return self.providers.choose(self.providers.configured)
+        return self.providers.choose(self.spending.within(self.providers.configured))
 
     def _submitting(self) -> Counter[str]:
         return Counter(provider for load in self._loads.values() for provider in load.submits.values())

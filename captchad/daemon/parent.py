@@ -163,6 +163,7 @@ class Parent:
         self.queue.commit()
         self._note_journal()
         self.dispatcher.set_providers(pick.provider_settings(self.configuration.config, self.configuration.keys))
+        self.dispatcher.spending.configure(*pick.spending_caps(self.configuration.config))
         self._keep_leaving_providers()
         self.dispatcher.resume()
         self.publisher.resume()
@@ -525,6 +526,7 @@ class Parent:
         self.dispatcher.stall_s = config.supervision.stall_s
         self.crew.settings = pick.crew_settings(config)
         self.dispatcher.set_providers(pick.provider_settings(config, self.configuration.keys))
+        self.dispatcher.spending.configure(*pick.spending_caps(config))
         self.crew.resize()
         if config.http.address != self._listening:
             self._close_monitor()

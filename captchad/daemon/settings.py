@@ -1,6 +1,13 @@
 """From the configuration to what each part takes of it."""
 
-__all__ = ["breaker_settings", "crew_settings", "degradation_settings", "provider_settings", "queue_settings"]
+__all__ = [
+    "breaker_settings",
+    "crew_settings",
+    "degradation_settings",
+    "provider_settings",
+    "queue_settings",
+    "spending_caps",
+]
 
 from collections.abc import Mapping
 
@@ -11,6 +18,7 @@ from captchad.policy.breaker import BreakerSettings
 from captchad.policy.degradation import DegradationSettings
 from captchad.policy.retry import RetrySettings
 from captchad.policy.routing import ReturnSettings
+from captchad.policy.spend import Caps
 from captchad.queue.queue import QueueSettings
 from captchad.supervisor.crew import CrewSettings
 
@@ -40,6 +48,12 @@ def degradation_settings(config: Config) -> DegradationSettings:
     return DegradationSettings(
         table.degraded_error_rate, table.emergency_error_rate, table.degraded_queue_ratio, table.hold_s
     )
+
+
+def spending_caps(config: Config) -> tuple[Caps, dict[str, Caps]]:
+    """Of all together, and of each provider."""
+    each = {provider.name: Caps(provider.charges_per_hour, provider.charges_per_day) for provider in config.providers}
+    return Caps(config.limits.charges_per_hour, config.limits.charges_per_day), each
 
 
 def crew_settings(config: Config) -> CrewSettings:

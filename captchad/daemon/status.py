@@ -85,6 +85,7 @@ class Reporter:
             found.append(f"{parent.crew.alive} of {parent.configuration.config.daemon.workers} workers are alive")
         for lane in parent.providers.lanes.values():
             found += self._waits_for(lane, now)
+        found += parent.dispatcher.spending.problems()
         mode = parent.dispatcher.degradation
         if mode.effect:
             found.append(f"{mode.mode}: {'; '.join(mode.reasons)}; {mode.effect}")
@@ -214,7 +215,7 @@ class Reporter:
             "name": name,
             "breaker": state_word(lane.breaker, self._parent.clock.monotonic()),
             "reason": lane.breaker.reason or None,
-            "held_back": self._parent.dispatcher.accounts.held_back(name),
+            "held_back": self._parent.dispatcher.accounts.held_back(name) or self._parent.dispatcher.spending.why(name),
             "in_flight": self._parent.queue.view.in_flight.get(name, 0),
             "max_in_flight": lane.settings.max_in_flight,
             "limit": self._parent.providers.limit(name),

@@ -23,6 +23,7 @@ from captchad.journal.records import VERSION, Entry, Place
 from captchad.journal.store import Journal
 from captchad.model.errors import RecordTooLarge
 from captchad.model.states import Priority
+from captchad.policy.spend import Spent
 from captchad.queue.shelf import OverBlock, PendingBlock, Shelf, pack
 from captchad.queue.task import Task
 from captchad.queue.tasks import is_dead
@@ -95,6 +96,7 @@ def _head(view: View, mark: Mark) -> dict[str, Any]:
         "epoch": view.epoch,
         "n": view.last_n,
         "totals": view.totals_record(),
+        "spent": view.spent.record(),
         "live": [[segment, *each] for segment, each in view.tasks.live.items()],
         "ends": list(view.tasks.ends),
     }
@@ -262,6 +264,7 @@ class _Index:
         fields = self._fields
         view.epoch, view.last_n = _numbers([fields["epoch"], fields["n"]])
         view.totals = Totals(**dict(zip(fields["totals"], _numbers(fields["totals"].values()), strict=True)))
+        view.spent = Spent.of_record(fields["spent"])
         *hot, rest, end = bytes(self._take(fields["text"])).split(b"\n")
         if len(hot) != fields["hot"] or end:
             raise ValueError("it has not the lines that it should have")

@@ -189,7 +189,7 @@ class Cleaner:
         self._records = None
         self._active_seen = self._size_seen = 0
         self._queue.stage("epoch", {"epoch": view.epoch, "t": self._queue.now()})
-        self._queue.stage("totals", {**view.totals_record(), "n": view.last_n})
+        self._queue.stage("totals", view.sums())
         self._queue.after_commit(partial(self._drop, self._segment))
 
     def _drop(self, segment: int) -> None:

@@ -531,7 +531,7 @@ class _Repair:
         # Counters and numbers go on from where they are, whatever the records said that are not there any more.
         epochs = [attempt.worker[0] for attempt in queue.view.attempts.values()]
         queue.stage("epoch", {"epoch": max([queue.view.epoch, *epochs]), "t": self._upkeep.clock.time()})
-        queue.stage("totals", {**queue.view.totals_record(), "n": queue.view.last_n})
+        queue.stage("totals", queue.view.sums())
         return held
 
     def _hold_submits(self) -> None:

@@ -15,6 +15,7 @@ from captchad.journal.records import Entry, Place, Record, run_pattern
 from captchad.model.errors import NewerVersion
 from captchad.model.states import Category, Priority, State
 from captchad.policy.lifecycle import Kind, next_state
+from captchad.policy.spend import Spent
 from captchad.queue.due import Due
 from captchad.queue.lines import Block, Lines
 from captchad.queue.shelf import Times
@@ -63,6 +64,7 @@ class View:
         self.attempts: dict[int, Attempt] = {}
         self.captchas: dict[int, Captcha] = {}
         self.totals = Totals()
+        self.spent = Spent()
         self._hot_states: dict[State, int] = dict.fromkeys(State, 0)
         self.leaders: dict[str, str] = {}  # dedupe key -> task whose answer the others share
         self.followers: dict[str, list[str]] = {}  # leader's id -> those who wait for it
@@ -171,6 +173,7 @@ class View:
     def _take_totals(self, data: Mapping[str, Any], entry: Entry) -> None:
         self.last_n = max(self.last_n, int(data.get("n", 0)))
         self.totals = Totals(**{field.name: int(data.get(field.name, 0)) for field in fields(Totals)})
+        self.spent = Spent.of_record(data.get("spent", {}))
 
     def _keep_answer(self, data: Mapping[str, Any], entry: Entry) -> Task | None:
         task = self.tasks.get(data["id"])
@@ -290,6 +293,10 @@ class View:
     def totals_record(self) -> dict[str, int]:
         return asdict(self.totals)
 
+    def sums(self) -> dict[str, Any]:
+        """The fields of a `totals` record: what stands in no other record once the old ones are gone."""
+        return {**self.totals_record(), "n": self.last_n, "spent": self.spent.record()}
+
     # ---------------------------------------------------------------- an index
 
     @property
@@ -352,6 +359,7 @@ class View:
         provider = attempt.provider if attempt else data["prov"]
         task.charges += 1
         self.totals.charges += 1
+        self.spent.add(data["t"], provider)
         current = n == task.n
         # The other one is polled slowly, or has brought the answer, or came in beside this one.
         beside = task.state is State.SOLVED or not (current or task.state.ended)
@@ -375,10 +383,9 @@ class View:
         self._note_error(task, data)
 
     def _on_unknown(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
+        self._count_unknown(task, self.attempts.get(n), data)
         self._attempt_over(task, n, data)
         self._note_error(task, {"code": "UNKNOWN_SUBMIT", "cat": Category.TRANSIENT, "text": data.get("why", "")})
-        task.unknown_submits += 1
-        self.totals.unknown_submits += 1
 
     _on_unknown_hold = _on_unknown
 
@@ -397,9 +404,9 @@ class View:
 
     def _on_late_end(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
         self._close_captcha(n)
-        if self._close_attempt(n) is not None and data.get("unknown"):
-            task.unknown_submits += 1
-            self.totals.unknown_submits += 1
+        attempt = self._close_attempt(n)
+        if attempt is not None and data.get("unknown"):
+            self._count_unknown(task, attempt, data)
 
     def _on_solved(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
         self._close_captcha(n)
@@ -417,10 +424,9 @@ class View:
         self.totals.cost += task.cost or 0
 
     def _on_dead(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
-        self._close_attempt(n)
+        attempt = self._close_attempt(n)
         if data.get("unknown"):
-            task.unknown_submits += 1
-            self.totals.unknown_submits += 1
+            self._count_unknown(task, attempt, data)
         self._note_error(task, data)
         self.totals.dead += 1
 
@@ -500,6 +506,12 @@ class View:
         if captcha is not None:
             self.in_flight[captcha.provider] -= 1
             self.closed.append(n)
+
+    def _count_unknown(self, task: Task, attempt: Attempt | None, data: Mapping[str, Any]) -> None:
+        """A submit that may be charged: caps count it as if it were."""
+        task.unknown_submits += 1
+        self.totals.unknown_submits += 1
+        self.spent.add(data["t"], attempt.provider if attempt else task.provider or "")
 
     def _attempt_over(self, task: Task, n: int, data: Mapping[str, Any]) -> None:
         self._close_attempt(n)
@@ -690,6 +702,7 @@ class View:
         return {
             "tasks": {task.id: self.snapshot(task) for task in self.tasks.values()},
             "totals": self.totals_record(),
+            "spent": self.spent.record(),
             "last_n": self.last_n,
             "states": {str(state): count for state, count in self.states.items()},
             "leaders": dict(self.leaders),

@@ -55,6 +55,8 @@ DEFAULTS = {
             "price": 0,
             "price_from_answer": False,
             "low_balance": 0,
+            "charges_per_hour": 0,
+            "charges_per_day": 0,
         }
     ],
     "retry": {"max_attempts": 3, "base_delay_s": 5, "max_delay_s": 300, "on_unknown_submit": "resubmit"},
@@ -71,6 +73,7 @@ DEFAULTS = {
         "degraded_queue_ratio": 0.75,
         "hold_s": 30,
     },
+    "limits": {"charges_per_hour": 0, "charges_per_day": 0},
     "http": {"listen": "127.0.0.1:8480"},
 }
 LEAST = {

@@ -1,5 +1,6 @@
 """What captchas cost, through the whole daemon, compared with the practice provider's ledger."""
 
+import signal
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -47,3 +48,25 @@ def test_the_price_of_an_answer_is_in_its_result_and_in_the_totals(daemon: Daemo
     assert Decimal(str(daemon.status()["queue"]["cost_total"])) == Decimal("0.503")
     spent = sum(Decimal(str(captcha["charged"])) for captcha in sandbox.captchas())
     assert spent == Decimal("0.005")
+
+
+def test_a_cap_on_charges_is_never_exceeded_and_what_is_beyond_it_waits(sandbox: Sandbox, tmp_path: Path) -> None:
+    def at_the_cap() -> bool:
+        status = daemon.status()
+        problems = " ".join(status["daemon"]["problems"])
+        return "limits.charges_per_hour = 7 is reached" in problems and status["queue"]["solved_total"] == 7
+
+    provider = {"first_poll_s": 0.1, "poll_s": 0.1}
+    with Daemon(tmp_path, sandbox, {"provider": provider, "limits": {"charges_per_hour": 7}}) as daemon:
+        ids = daemon.drop([{"id": f"t{n}", "sitekey": "k", "pageurl": "https://example.com/"} for n in range(20)])
+        eventually(at_the_cap)
+        daemon.restart(signal.SIGKILL)
+        eventually(at_the_cap)
+        assert sandbox.totals()["charges"] == 7
+        assert daemon.status()["queue"]["pending"] == 13
+
+        daemon.config["limits"]["charges_per_hour"] = 0
+        daemon.write_config()
+        assert daemon.ctl("reload").returncode == 0
+        eventually(lambda: set(ids) <= set(daemon.results()))
+    assert sandbox.totals()["charges"] == 20

@@ -1,0 +1,68 @@
+"""Caps on charges: which providers may take one more submit now, and what holds the others.
+
+What was charged is the journal's word (`View.spent`); submits under way count as if they were charged already, so that
+several at once never exceed a cap. What finds no room waits.
+"""
+
+__all__ = ["Spending"]
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from captchad.model.clock import iso_utc
+from captchad.policy.spend import ALL, Caps, Held
+from captchad.queue.queue import Queue
+
+
+class Spending:
+    """Asked before each submit."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._all = Caps()
+        self._providers: Mapping[str, Caps] = {}
+        self._queue = queue
+
+    def configure(self, all_: Caps, providers: Mapping[str, Caps]) -> None:
+        """Take the caps of all together, and of each provider."""
+        self._all, self._providers = all_, providers
+
+    def within(self, providers: Iterable[str]) -> list[str]:
+        """Those that no cap keeps from one more submit; none at all when the cap of all together does."""
+        return [] if self._holds(ALL) else [name for name in providers if not self._holds(name)]
+
+    def next_room(self) -> Iterator[float]:
+        """UTC times at which a cap that holds now may leave room again."""
+        for who in (ALL, *self._providers):
+            held = self._holds(who)
+            if held is not None and math.isfinite(held.until):
+                yield held.until
+
+    def problems(self) -> Iterator[str]:
+        """The caps that are reached, in words. One that only submits under way have reached is not there yet."""
+        for who in (ALL, *self._providers):
+            if why := self.why(who):
+                yield f"provider {who}: {why}" if who else f"limits.{why}; tasks wait"
+
+    def why(self, who: str) -> str | None:
+        """The cap that `who` has reached, in words; None when there is none, or submits under way could still tell."""
+        caps = self._caps(who)
+        held = caps and self._held(who, caps, 0)
+        return (
+            f"charges_per_{held.length} = {held.cap} is reached, room again at {iso_utc(held.until)}" if held else None
+        )
+
+    def _holds(self, who: str) -> Held | None:
+        """The cap that leaves no room for one more beside the submits under way."""
+        caps = self._caps(who)
+        return None if caps is None else self._held(who, caps, self._under_way(who))
+
+    def _caps(self, who: str) -> Caps | None:
+        caps = self._all if who == ALL else self._providers.get(who)
+        return caps if caps and (caps.hour or caps.day) else None
+
+    def _held(self, who: str, caps: Caps, under_way: int) -> Held | None:
+        return self._queue.view.spent.held(who, caps, under_way, self._queue.clock.time())
+
+    def _under_way(self, who: str) -> int:
+        attempts = self._queue.view.attempts
+        return len(attempts) if who == ALL else sum(attempt.provider == who for attempt in attempts.values())
