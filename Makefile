@@ -7,6 +7,7 @@
 #   make sweep       the whole crash sweep, on all processors: over 100,000 states of the disk, and the mutants
 #   make bench       the benchmarks of docs/benchmarks.md
 #   make bench-calls processor time of an HTTP call, captchad's transport beside others
+#   make bench-inflight thousands of captchas at once, and the most solves a second, with the practice provider
 #   make bench-queue the queue against its peers, which it installs into .venv-bench; as root with Debian's packages
 #   make test-slow   the long form of the sweeps
 #   make install     as root: captchad for systemd, as docs/operations.md says
@@ -22,7 +23,7 @@ PREFIX        ?= /opt/captchad
 SYSTEM_PYTHON ?= /usr/bin/python3
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow chaos sweep check bench bench-calls bench-queue install clean debian
+.PHONY: demo test test-slow chaos sweep check bench bench-calls bench-inflight bench-queue install clean debian
 
 demo: $(VENV)/.run
 	$(BIN)/captchad demo
@@ -51,6 +52,9 @@ bench: $(VENV)/.run
 
 bench-calls: $(VENV)/.run
 	$(BIN)/python -m benchmarks.calls $(BENCH_ARGS)
+
+bench-inflight: $(VENV)/.run
+	$(BIN)/python -m benchmarks.inflight $(BENCH_ARGS)
 
 bench-queue: $(VENV)/.run
 	$(BIN)/python -m benchmarks.queue $(BENCH_ARGS)
