@@ -4,6 +4,7 @@
 #   make test        all tests but the slow ones; as root it installs the Debian packages that some of them need
 #   make check       formatter, linter, strict types, import directions
 #   make chaos       the chaos test with 20 seeds, one line each
+#   make days        simulated days with an outage of each kind: the table of docs/outages.md, some minutes
 #   make sweep       the whole crash sweep, on all processors: over 100,000 states of the disk, and the mutants
 #   make bench       the benchmarks of docs/benchmarks.md
 #   make bench-calls processor time of an HTTP call, captchad's transport beside others
@@ -23,7 +24,7 @@ PREFIX        ?= /opt/captchad
 SYSTEM_PYTHON ?= /usr/bin/python3
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow chaos sweep check bench bench-calls bench-inflight bench-queue install clean debian
+.PHONY: demo test test-slow chaos days sweep check bench bench-calls bench-inflight bench-queue install clean debian
 
 demo: $(VENV)/.run
 	$(BIN)/captchad demo
@@ -37,6 +38,9 @@ test-slow: $(VENV)/.dev debian
 # With -s, each seed says how it went.
 chaos: $(VENV)/.dev
 	CAPTCHAD_CHAOS_SEEDS=20 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py $(PYTEST_ARGS)
+
+days: $(VENV)/.dev
+	$(BIN)/python -m tests.provider_side.days
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m tests.crash.sweep

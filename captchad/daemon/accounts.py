@@ -23,6 +23,9 @@ from captchad.policy.breaker import state_word
 #: While a provider works its account is asked so often. Such calls count against the polls at 2captcha.
 ASK_EVERY_S = 300.0
 
+#: While others use a part of its threads it is asked so often: what they free is ours again.
+SHARED_ASK_S = 30.0
+
 #: Without funds it is asked every `pause_s`, but not more often than this.
 RECHECK_LEAST_S = 1.0
 
@@ -182,6 +185,8 @@ class Accounts:
         if around.threads is not None:
             account.threads = around.threads
             self._providers.threads(name, *around.threads)
+            if self._providers.shares_threads(name, around.threads[0]):
+                account.due = min(account.due, self._clock.monotonic() + SHARED_ASK_S)
         if around.balance is not None:
             account.balance = around.balance
         if around.explains:

@@ -347,10 +347,25 @@ class Dispatcher:
             if captcha.late:
                 self.queue.give_up_late(captcha)
                 continue
+            if self._must_wait(captcha):
+                heapq.heappush(self._timeouts, (now + RESUMED_S, n, False))
+                continue
             self.queue.timed_out(captcha)
             self.providers.timed_out(captcha.provider)
             if n in self.queue.view.captchas:
                 self._slow_down(captcha)
+
+    def _must_wait(self, captcha: Captcha) -> bool:
+        """Whether a captcha has timed out in an outage that leaves no other provider to submit it to.
+
+        Another submit could not go anywhere now, and would be paid for while this one's answer may lie ready.
+        """
+        lane = self.providers.lanes.get(captcha.provider)
+        if lane is None or not self.providers.outage(captcha.provider):
+            return False
+        age_s = self.queue.now() - captcha.submitted_at
+        nobody_else = self._choose_provider() in (None, captcha.provider)
+        return nobody_else and age_s < lane.settings.timeout_s * LATE_LIFE_FACTOR
 
     def _slow_down(self, captcha: Captcha) -> None:
         lane = self.providers.lanes.get(captcha.provider)
@@ -478,8 +493,9 @@ class Dispatcher:
             case "not_sent":
                 self._not_sent(n, provider, message.get("reason", ""))
             case "unknown":
+                outage = self.providers.outage(provider)
                 self.providers.fault(provider, "submit", "UNPARSEABLE", Category.TRANSIENT)
-                self.queue.unknown(n, message.get("reason", ""), by_crash=False)
+                self.queue.unknown(n, message.get("reason", ""), by_crash=False, outage=outage)
             case "solved":
                 if load is not None:  # one from a side file was answered nobody knows when
                     self._learn(n, message.get("waited_s"))

@@ -286,6 +286,11 @@ class Providers:
         if lane is not None:
             lane.capacity = capacities.on_threads(lane.capacity, threads, working, self._accepted(provider))
 
+    def shares_threads(self, provider: str, threads: int) -> bool:
+        """Whether others use some of its account's `threads`."""
+        lane = self.lanes.get(provider)
+        return lane is not None and lane.capacity.threads is not None and lane.capacity.threads < threads
+
     def _accepted(self, provider: str) -> int:
         return self._in_flight().get(provider, 0) - self._submitting().get(provider, 0)
 
@@ -314,7 +319,9 @@ class Providers:
             if code in KEY_REFUSED and lane.replaced_good_key:
                 self._key_refused(f"provider {provider} refuses the new key ({code})")
         else:
-            lane.breaker = breakers.on_fault(lane.breaker, now, code, self.breaker_settings)
+            lane.breaker = breakers.on_fault(
+                lane.breaker, now, code, self.breaker_settings, submit=operation == "submit"
+            )
         if lane.absence is not None:
             lane.absence = lane.absence.after_fault()
         elif lane.breaker.tripped:
@@ -348,8 +355,8 @@ class Providers:
     def poll_answered(self, provider: str) -> None:
         """It has answered a poll properly."""
         lane = self.lanes.get(provider)
-        if lane is not None and not lane.breaker.tripped:
-            lane.breaker = breakers.on_success(lane.breaker, self._clock.monotonic(), self.breaker_settings)
+        if lane is not None:
+            lane.breaker = breakers.on_poll(lane.breaker)
 
     def ended(self, provider: str, outcome: str) -> None:
         """A captcha there has ended: solved, or not."""

@@ -3,11 +3,12 @@
     closed ──failure_threshold faults in a row──> open ──reset_timeout_s──> half-open
     half-open ──half_open_successes successes──> closed;  half-open ──one fault──> open
 
-Only provider faults count: not unsolvable captchas, not bad parameters. A pause (permanent or budget error) is an open
-breaker with a time of its own.
+Only provider faults count: not unsolvable captchas, not bad parameters. An answered poll makes up for faults of polls
+alone: where submits fail and polls do not, the many good polls must not hide the submits. A pause (permanent or budget
+error) is an open breaker with a time of its own.
 """
 
-__all__ = ["Breaker", "BreakerSettings", "allowance", "on_fault", "on_pause", "on_success", "state_word"]
+__all__ = ["Breaker", "BreakerSettings", "allowance", "on_fault", "on_pause", "on_poll", "on_success", "state_word"]
 
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +30,7 @@ class Breaker:
     """`open_until` is monotonic; while `tripped`, a time before `now` means half-open."""
 
     faults: int = 0
+    submit_faults: int = 0  # so many of them were submits
     tripped: bool = False
     open_until: float = 0.0
     successes: int = 0
@@ -54,15 +56,15 @@ def allowance(breaker: Breaker, now: float, probing: int) -> int | None:
             return 0
 
 
-def on_fault(breaker: Breaker, now: float, reason: str, settings: BreakerSettings) -> Breaker:
-    """A provider fault: a refused call, a 5xx, nothing that can be parsed."""
+def on_fault(breaker: Breaker, now: float, reason: str, settings: BreakerSettings, *, submit: bool = False) -> Breaker:
+    """A provider fault: a refused call, a 5xx, nothing that can be parsed. `submit`: the call was one."""
     if breaker.tripped:
         if now < breaker.open_until:
             return breaker  # an answer to a call from before: already known
         return replace(breaker, open_until=now + settings.reset_timeout_s, successes=0, reason=reason)
     faults = breaker.faults + 1
     if faults < settings.failure_threshold:
-        return replace(breaker, faults=faults)
+        return replace(breaker, faults=faults, submit_faults=breaker.submit_faults + submit)
     return Breaker(tripped=True, open_until=now + settings.reset_timeout_s, reason=reason)
 
 
@@ -81,3 +83,10 @@ def on_success(breaker: Breaker, now: float, settings: BreakerSettings) -> Break
         return breaker
     successes = breaker.successes + 1
     return Breaker() if successes >= settings.half_open_successes else replace(breaker, successes=successes)
+
+
+def on_poll(breaker: Breaker) -> Breaker:
+    """The provider answered a poll properly."""
+    if breaker.tripped or breaker.faults == breaker.submit_faults:
+        return breaker
+    return replace(breaker, faults=breaker.submit_faults)

@@ -72,13 +72,18 @@ def after_not_sent(*, faults: int, settings: RetrySettings, rng: random.Random) 
     return Again(backoff_s(faults, settings, rng), free=True)
 
 
-def after_unknown(*, attempts: int, by_crash: bool, settings: RetrySettings, rng: random.Random) -> Again | Bury:
+def after_unknown(
+    *, attempts: int, by_crash: bool, settings: RetrySettings, rng: random.Random, outage: bool = False
+) -> Again | Bury:
     """A submit that began and has no answer, where the configuration says `resubmit`.
 
-    When our own worker died (`by_crash`) the attempt is taken back: the task did nothing wrong.
+    When our own worker died (`by_crash`) the attempt is taken back: the task did nothing wrong. So it is in an outage:
+    the breaker lets one submit at a time try, and that must not use up the tasks one after the other.
     """
     if by_crash:
         return Again(0.0, free=True)
+    if outage:
+        return Again(backoff_s(attempts, settings, rng), free=True)
     if attempts >= settings.max_attempts:
         return Bury()
     return Again(backoff_s(attempts, settings, rng))

@@ -46,6 +46,9 @@ EXPIRE_A_CALL = 2000
 #: Tasks of an index that one call loads: about a millisecond.
 LOADED_A_CALL = checkpoint.BLOCK
 
+#: A captcha is polled when its time is over. Its task is not submitted again before that answer can be there.
+LAST_POLL_S = 2.0
+
 #: A wall clock that departs from the monotonic one by more than this has jumped.
 JUMP_S = 2.0
 
@@ -352,7 +355,7 @@ class Queue:
 
     def timed_out(self, captcha: Captcha) -> None:
         """The attempt has outlived its time: it is polled on slowly, the task may be submitted again."""
-        self._fail(Kind.TIMEOUT, captcha.n, "TIMEOUT", Category.TRANSIENT, "", outage=False)
+        self._fail(Kind.TIMEOUT, captcha.n, "TIMEOUT", Category.TRANSIENT, "", outage=False, not_within_s=LAST_POLL_S)
 
     def give_up_late(self, captcha: Captcha) -> None:
         """A superseded attempt is too old to be worth another poll."""
@@ -362,7 +365,7 @@ class Queue:
         """Its own record in the journal cannot be read any more: it cannot run."""
         self._bury(task, 0, "JOURNAL_DAMAGED", Category.TASK, why)
 
-    def unknown(self, n: int, why: str, *, by_crash: bool) -> None:
+    def unknown(self, n: int, why: str, *, by_crash: bool, outage: bool = False) -> None:
         """Attempt `n` began and nobody knows what came of it: perhaps charged."""
         task = self._current(n)
         if task is None:
@@ -378,7 +381,7 @@ class Queue:
             _log.warning("task %s: held: captchactl release runs it again, captchactl cancel ends it", task.id)
             return
         match retry.after_unknown(
-            attempts=task.attempts, by_crash=by_crash, settings=self.settings.retry, rng=self._rng
+            attempts=task.attempts, by_crash=by_crash, settings=self.settings.retry, rng=self._rng, outage=outage
         ):
             case Bury():
                 self._bury(task, n, "UNKNOWN_SUBMIT", Category.TRANSIENT, why, unknown=True)
@@ -413,7 +416,17 @@ class Queue:
             payload,
         )
 
-    def _fail(self, kind: Kind, n: int, code: str, category: Category, text: str, *, outage: bool) -> None:
+    def _fail(
+        self,
+        kind: Kind,
+        n: int,
+        code: str,
+        category: Category,
+        text: str,
+        *,
+        outage: bool,
+        not_within_s: float = 0.0,
+    ) -> None:
         task = self._current(n)
         if task is None:
             self._late_end(n, code)
@@ -431,7 +444,8 @@ class Queue:
             case Bury():
                 self._bury(task, n, code, category, text)
             case Again(delay_s, free):
-                record = {**self._head(task, n), "code": code, "cat": category, "due": self._due(delay_s)}
+                due = self._due(max(delay_s, not_within_s))
+                record = {**self._head(task, n), "code": code, "cat": category, "due": due}
                 if text:
                     record["text"] = text
                 if free:

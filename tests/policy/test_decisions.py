@@ -58,6 +58,24 @@ def test_not_sent_is_free_and_an_unknown_by_crash_too() -> None:
     assert after_unknown(attempts=3, by_crash=False, settings=SETTINGS, rng=RNG) == Bury()
 
 
+def test_the_submits_that_try_in_an_outage_use_up_no_attempts() -> None:
+    again = after_unknown(attempts=3, by_crash=False, settings=SETTINGS, rng=RNG, outage=True)
+    assert isinstance(again, Again)
+    assert again.free
+
+
+def test_good_polls_hide_no_bad_submits() -> None:
+    settings, breaker = b.BreakerSettings(3, 10.0, 2), b.Breaker()
+    for _ in range(2):
+        breaker = b.on_poll(b.on_fault(breaker, 0.0, "x", settings, submit=True))
+    assert b.on_fault(breaker, 0.0, "x", settings).tripped
+
+    breaker = b.Breaker()
+    for _ in range(9):
+        breaker = b.on_poll(b.on_fault(breaker, 0.0, "x", settings))
+    assert breaker == b.Breaker()
+
+
 def test_a_worker_that_lived_is_replaced_at_once_and_one_that_dies_at_once_later_and_later() -> None:
     assert after_death(RestartHistory(9), lived_s=60.0, booted=True, max_delay_s=30.0, rng=RNG) == (
         RestartHistory(0),

@@ -38,6 +38,7 @@ class Captcha:
     taken_at: float
     ready_at: float
     polls: int = 0
+    refunded: bool = False
 
 
 class Service:
@@ -54,6 +55,7 @@ class Service:
         self.calls: list[Call] = []
         self.captchas: dict[str, Captcha] = {}
         self.calling = 0
+        self.struck: list[float] = []  # when submits and polls that trouble befell came to their end
         self._counts: Counter[str] = Counter()
         self.write: Callable[[int, object], Response] = lambda status, request: says(
             {"status": status, "request": request}
@@ -82,6 +84,8 @@ class Service:
         self.calling += 1
         self._kernel.sleep(max(0.0, deadline - now) if late else self.latency_s)
         self.calling -= 1
+        if trouble != Trouble() and op in ("submit", "poll"):
+            self.struck.append(self._kernel.clock.monotonic())
         if late:
             return Lost("deadline passed")
         answer = trouble.answer or true

@@ -36,23 +36,23 @@ CAPCHA_NOT_READY                 poll   | 1    1       1 closed     0 | dead    
 CAPTCHA_NOT_READY                submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
 CAPTCHA_NOT_READY                poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 closed
 ERROR_WRONG_USER_KEY             submit | 2    1       1 open      60 | pending                16    0       0 open
-ERROR_WRONG_USER_KEY             poll   | 1    1       1 open      60 | dead    TIMEOUT         3    3       3 open
+ERROR_WRONG_USER_KEY             poll   | 1    1       1 open      60 | pending                 1    1       1 open
 ERROR_KEY_DOES_NOT_EXIST         submit | 2    1       1 open      60 | pending                16    0       0 open
-ERROR_KEY_DOES_NOT_EXIST         poll   | 1    1       1 open      60 | dead    TIMEOUT         3    3       3 open
+ERROR_KEY_DOES_NOT_EXIST         poll   | 1    1       1 open      60 | pending                 1    1       1 open
 ERROR_ZERO_BALANCE               submit | 2    1       1 open      60 | pending                16    0       0 open
-ERROR_ZERO_BALANCE               poll   | 1    1       1 open      60 | dead    TIMEOUT         3    3       3 open
+ERROR_ZERO_BALANCE               poll   | 1    1       1 open      60 | pending                 1    1       1 open
 ERROR_NO_SLOT_AVAILABLE          submit | 2    1       1 closed     6 | pending               181    0       0 closed
 ERROR_NO_SLOT_AVAILABLE          poll   | 1    1       1 closed     5 | dead    TIMEOUT         3    3       3 closed
 ERROR_TOO_MUCH_REQUESTS          submit | 2    1       1 open      10 | pending                91    0       0 open
-ERROR_TOO_MUCH_REQUESTS          poll   | 1    1       1 open      10 | dead    TIMEOUT         3    3       3 open
+ERROR_TOO_MUCH_REQUESTS          poll   | 1    1       1 open      10 | pending                 1    1       1 open
 MAX_USER_TURN                    submit | 2    1       1 open      10 | pending                91    0       0 open
-MAX_USER_TURN                    poll   | 1    1       1 open      10 | dead    TIMEOUT         3    3       3 open
+MAX_USER_TURN                    poll   | 1    1       1 open      10 | pending                 1    1       1 open
 ERROR: 1001                      submit | 2    1       1 open     600 | pending                 2    0       0 open
 ERROR: 1001                      poll   | 1    1       1 open     600 | pending                 1    1       1 open
 ERROR: 1002                      submit | 2    1       1 open     300 | pending                 4    0       0 open
 ERROR: 1002                      poll   | 1    1       1 open     300 | pending                 1    1       1 open
 ERROR: 1003                      submit | 2    1       1 open      30 | pending                31    0       0 open
-ERROR: 1003                      poll   | 1    1       1 open      30 | dead    TIMEOUT         3    3       3 open
+ERROR: 1003                      poll   | 1    1       1 open      30 | pending                 1    1       1 open
 ERROR: 1004                      submit | 2    1       1 open     600 | pending                 2    0       0 open
 ERROR: 1004                      poll   | 1    1       1 open     600 | pending                 1    1       1 open
 ERROR: 1005                      submit | 2    1       1 open     300 | pending                 4    0       0 open
@@ -62,7 +62,7 @@ IP_BANNED                        poll   | 1    1       1 open     300 | pending 
 ERROR_IP_BANNED                  submit | 2    1       1 open     300 | pending                 4    0       0 open
 ERROR_IP_BANNED                  poll   | 1    1       1 open     300 | pending                 1    1       1 open
 ERROR_IP_NOT_ALLOWED             submit | 2    1       1 open      60 | pending                16    0       0 open
-ERROR_IP_NOT_ALLOWED             poll   | 1    1       1 open      60 | dead    TIMEOUT         3    3       3 open
+ERROR_IP_NOT_ALLOWED             poll   | 1    1       1 open      60 | pending                 1    1       1 open
 ERROR_PAGEURL                    submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_PAGEURL                    poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 ERROR_GOOGLEKEY                  submit | 2    1       1 closed     0 | dead                    2    0       0 closed
@@ -90,7 +90,7 @@ ERROR_UPLOAD                     poll   | 2    2       2 closed     0 | dead    
 ERROR_CAPTCHAIMAGE_BLOCKED       submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_CAPTCHAIMAGE_BLOCKED       poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 TOO_MANY_BAD_IMAGES              submit | 2    1       1 open      60 | pending                16    0       0 open
-TOO_MANY_BAD_IMAGES              poll   | 1    1       1 open      60 | dead    TIMEOUT         3    3       3 open
+TOO_MANY_BAD_IMAGES              poll   | 1    1       1 open      60 | pending                 1    1       1 open
 ERROR_EMPTY_CAPTCHA              submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_EMPTY_CAPTCHA              poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 ERROR_PROXY_FORMAT               submit | 2    1       1 closed     0 | dead                    2    0       0 closed
@@ -100,9 +100,9 @@ ERROR_BAD_PROXY                  poll   | 2    2       2 closed     0 | dead    
 ERROR_PROXY_CONNECTION_FAILED    submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_PROXY_CONNECTION_FAILED    poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 ERROR_SERVER_ERROR               submit | 2    1       1 closed     0 | dead                    3    0       0 closed
-ERROR_SERVER_ERROR               poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+ERROR_SERVER_ERROR               poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 ERROR_INTERNAL_SERVER_ERROR      submit | 2    1       1 closed     0 | dead                    3    0       0 closed
-ERROR_INTERNAL_SERVER_ERROR      poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+ERROR_INTERNAL_SERVER_ERROR      poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 ERROR_CAPTCHA_UNSOLVABLE         submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_CAPTCHA_UNSOLVABLE         poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 ERROR_WRONG_ID_FORMAT            submit | 2    1       1 closed     0 | dead                    2    0       0 closed
@@ -112,7 +112,7 @@ ERROR_WRONG_CAPTCHA_ID           poll   | 2    2       2 closed     0 | dead    
 ERROR_NO_SUCH_CAPCHA_ID          submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_NO_SUCH_CAPCHA_ID          poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 ERROR_EMPTY_ACTION               submit | 2    1       1 open      60 | pending                16    0       0 open
-ERROR_EMPTY_ACTION               poll   | 1    1       1 open      60 | dead    TIMEOUT         3    3       3 open
+ERROR_EMPTY_ACTION               poll   | 1    1       1 open      60 | pending                 1    1       1 open
 ERROR_BAD_DUPLICATES             submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_BAD_DUPLICATES             poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 ERROR_TOKEN_EXPIRED              submit | 2    1       1 closed     0 | dead                    2    0       0 closed
@@ -124,39 +124,39 @@ REPORT_NOT_RECORDED              poll   | 2    2       2 closed     0 | dead    
 ERROR_DUPLICATE_REPORT           submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_DUPLICATE_REPORT           poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 ERROR_IP_ADDRES                  submit | 2    1       1 open      60 | pending                16    0       0 open
-ERROR_IP_ADDRES                  poll   | 1    1       1 open      60 | dead    TIMEOUT         3    3       3 open
+ERROR_IP_ADDRES                  poll   | 1    1       1 open      60 | pending                 1    1       1 open
 ERROR_NO_SUCH_METHOD             submit | 2    1       1 closed     0 | dead                    2    0       0 closed
 ERROR_NO_SUCH_METHOD             poll   | 2    2       2 closed     0 | dead                    2    2       2 closed
 HTTP 429                         submit | 2    1       1 closed     0 | dead    HTTP_429        3    0       0 closed
-HTTP 429                         poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+HTTP 429                         poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 HTTP 500                         submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-HTTP 500                         poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+HTTP 500                         poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 HTTP 502                         submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-HTTP 502                         poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+HTTP 502                         poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 HTTP 503                         submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-HTTP 503                         poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+HTTP 503                         poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 HTTP 504                         submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-HTTP 504                         poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+HTTP 504                         poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 a web page                       submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-a web page                       poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+a web page                       poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 nothing                          submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-nothing                          poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+nothing                          poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 half an answer                   submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-half an answer                   poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+half an answer                   poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 another encoding                 submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-another encoding                 poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+another encoding                 poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 a redirect                       submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-a redirect                       poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+a redirect                       poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 10 MB                            submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-10 MB                            poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+10 MB                            poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 slow headers                     submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-slow headers                     poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+slow headers                     poll   | 1    1       1 closed     0 | submitted                 2    2       2 open
 refused                          submit | 2    1       1 closed     0 | pending                11    0       0 half-open
-refused                          poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+refused                          poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 reset before the charge          submit | 2    1       1 closed     0 | dead    UNKNOWN_SUBMIT  3    0       0 closed
-reset before the charge          poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+reset before the charge          poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 reset after the charge           submit | 2    2       1 closed     0 | dead    UNKNOWN_SUBMIT  3    3       0 closed
-reset after the charge           poll   | 1    1       1 closed     0 | dead    TIMEOUT         3    3       3 open
+reset after the charge           poll   | 1    1       1 closed     0 | pending                 1    1       1 open
 """
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.provider.hostile import Hostile, Peer, Script, answering, http
-from tests.worker.workerkit import KEY, NAME, Rig, rig
+from tests.worker.workerkit import Rig, rig
 
 
 def big(peer: Peer) -> None:
@@ -30,8 +30,9 @@ def reset(peer: Peer) -> None:
 
 
 def point(worker: Rig, server: Hostile, *, deadline_s: float) -> None:
-    settings = {"url": server.url, "key": KEY, "submit_s": deadline_s, "poll_timeout_s": deadline_s}
-    worker.tell("config", providers={NAME: settings}, heartbeat_s=0.1)
+    """Give this server to the worker as its provider."""
+    worker.provider.url = server.url
+    worker.configure(submit_s=deadline_s, poll_s=deadline_s)
 
 
 CASES: dict[str, tuple[Script, str, str]] = {

@@ -192,6 +192,12 @@ class World:
     def calls_are_over(self) -> bool:
         return not any(service.calling for service in self.services.values())
 
+    @property
+    def waiting(self) -> int:
+        """Tasks that are with no provider."""
+        lines = self.parent.queue.view.lines
+        return lines["ready"] + lines["delayed"] + lines["waiting"]
+
     def ended(self, *ids: str) -> bool:
         tasks = (self.parent.queue.view.tasks.get(each) for each in ids)
         return all(task is not None and task.state.ended for task in tasks)
