@@ -37,8 +37,10 @@ _EDGES = (0.0, *(0.1 * 1.0833**step for step in range(134)))
 _BINS = len(_EDGES) - 1
 _WIDTHS = tuple(high - low for low, high in pairwise(_EDGES))
 
-#: An observation weighs so much less with each new one: about the last 250 count.
-_FADE = 1.0 - 1.0 / 250.0
+#: About so many of the latest observations count, and while there are few about the latter half: the very first ones
+#: come from polls at any time, and say little.
+_MEMORY = 250.0
+_LATTER_PART = 0.5
 
 #: Part of each observation that is spread evenly over its interval: a change inside of one interval is found so.
 _EVEN = 0.1
@@ -93,7 +95,8 @@ class SolveTimes:
         likely = [self._weights[first + i] * part / _WIDTHS[first + i] for i, part in enumerate(inside)]
         total = sum(likely)
         even = _EVEN if total > 0.0 else 1.0
-        self._weights = [weight * _FADE for weight in self._weights]
+        fade = 1.0 - 1.0 / min(max(self.seen * _LATTER_PART, _LEAST_SEEN), _MEMORY)
+        self._weights = [weight * fade for weight in self._weights]
         for i, part in enumerate(inside):
             self._weights[first + i] += even * part / (high_s - low_s)
             if total > 0.0:
