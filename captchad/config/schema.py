@@ -308,6 +308,10 @@ class Provider:
     charges_per_day: int = field(
         default=0, metadata=_charges("Charges in any 24 hours at most; other providers take what is beyond. 0: no cap.")
     )
+    batch_polls: bool = field(
+        default=False,
+        metadata=_key(Bool(), "Ask for many captchas in one call (`ids=`); only for a provider that offers it."),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

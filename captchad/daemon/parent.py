@@ -248,6 +248,7 @@ class Parent:
                     "submit_s": lane.settings.submit_s,
                     "poll_timeout_s": lane.settings.submit_s,
                     "priced": lane.settings.priced,
+                    "batch": lane.settings.batch_polls,
                 }
                 for lane in self.providers.lanes.values()
             },

@@ -64,6 +64,7 @@ class ProviderSettings:
     price: int = 0  # of a solved captcha, in millionths; 0: not known
     priced: bool = False  # its answers say what they cost
     low_balance: float = 0.0  # 0: none is too low
+    batch_polls: bool = False  # it answers for many captchas in one call
 
     @property
     def key_id(self) -> str:

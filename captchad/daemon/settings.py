@@ -87,6 +87,7 @@ def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, Prov
             price=micros(provider.price) or 0,
             priced=provider.price_from_answer,
             low_balance=provider.low_balance,
+            batch_polls=provider.batch_polls,
         )
         for provider in config.providers
     }

@@ -53,7 +53,7 @@ _FEWEST_POLLS = 3.0
 _MOST_POLLS = 8.0
 
 #: The part of them that is planned; the rest is for what comes otherwise than expected.
-_SPENT = 0.9
+_SPENT = 0.93
 
 #: A plan follows the hazard until this share is not solved, and keeps some polls for those.
 _TAIL = 0.1
@@ -103,8 +103,8 @@ class SolveTimes:
                 self._weights[first + i] += (1.0 - even) * likely[i] / total
 
     def survival(self) -> list[float]:
-        """At each edge, the share that is not solved by then; as if one more were never solved."""
-        left = list(accumulate(reversed(self._weights), initial=1.0))
+        """At each edge, the share that is not solved by then; never quite none."""
+        left = list(accumulate(reversed(self._weights), initial=0.001))
         return [each / left[-1] for each in reversed(left)]
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "parse_report",
     "parse_submit",
     "parse_threads",
+    "parse_unready",
 ]
 
 import codecs
@@ -176,6 +177,15 @@ def parse_poll(
             return outcome
         said = "neither an answer nor a code"
     return _unparseable(status, said)
+
+
+def parse_unready(status: int, content_type: str, body: bytes, number: int) -> list[bool] | None:
+    """Which of `number` captchas are not ready, by what res.php said to `ids=`. None: that cannot be told."""
+    said = _read(content_type, body)
+    if status != 200 or not isinstance(said, _Said) or not isinstance(said.value, str):
+        return None
+    parts = said.value.split("|")
+    return [part.strip() in _NOT_READY for part in parts] if len(parts) == number else None
 
 
 def parse_balance(status: int, content_type: str, body: bytes) -> float | Failed | Unparseable:

@@ -10,7 +10,7 @@ POST. Whoever logs URLs on the way sees it; captchad itself never does (captchad
 __all__ = ["Fault", "NotSent", "ProviderClient", "Unknown"]
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from captchad.model.codes import CODES
@@ -28,6 +28,7 @@ from captchad.provider.answers import (
     parse_report,
     parse_submit,
     parse_threads,
+    parse_unready,
 )
 from captchad.provider.transport import Lost, NotSent, Response, Transport, scrub
 
@@ -101,6 +102,13 @@ class ProviderClient:
         if isinstance(outcome, Failed) and outcome.category is Category.TASK:
             return Failed(self._scrub(outcome.code), outcome.category, self._scrub(outcome.text))
         return self._fault(outcome)
+
+    def unready(self, cids: Sequence[str], deadline: float) -> list[bool] | None:
+        """Whether each of `cids` is certainly not ready yet, by one call (`ids=`). None: the call does not tell."""
+        answer = self._transport.get(self._res, {"key": self._key, "action": "get", "ids": ",".join(cids)}, deadline)
+        if not isinstance(answer, Response):
+            return None
+        return parse_unready(answer.status, answer.content_type, answer.body, len(cids))
 
     def balance(self, deadline: float) -> float | Fault:
         """The money left, in the provider's currency."""

@@ -37,6 +37,7 @@ class Provider:
     submit_s: float
     poll_timeout_s: float
     priced: bool = False  # polls ask for the price, too
+    batch: bool = False  # one call may ask about many captchas
 
 
 class Caller:
@@ -118,6 +119,8 @@ class Caller:
         client = self._mine.get(watched.provider, watched.key_id, provider)
         deadline = self._clock.monotonic() + provider.poll_timeout_s
         poll.connect(client, deadline)
+        if provider.batch and not self._perhaps_ready(poll, client, deadline):
+            return Pending()
         return client.poll(watched.cid, deadline, priced=provider.priced)
 
     def _ask(self, ask: Ask) -> float | Threads | Fault | None:
@@ -136,6 +139,19 @@ class Caller:
             case "good" | "bad":
                 return client.report(ask.cid, ask.what == "good", ask.expires)
         raise ValueError(f"a question of an unknown kind: {ask.what!r}")
+
+    def _perhaps_ready(self, poll: Poll, client: ProviderClient, deadline: float) -> bool:
+        """Ask about this captcha and others in one call. False when this one is not ready.
+
+        The answers themselves are fetched one by one: a joined answer has no prices, no further fields, and its parts
+        cannot be told apart if one contains the separator. A call that fails says nothing: then this one is polled.
+        """
+        others = self._desk.company(poll, self._clock.monotonic())
+        if not others:
+            return True
+        unready = client.unready([poll.watched.cid, *(each.cid for each in others)], deadline)
+        self._desk.asked(others, unready and unready[1:], self._clock.monotonic())
+        return not (unready and unready[0])
 
 
 class _Clients(threading.local):

@@ -343,6 +343,16 @@ class Desk:
         with self._lock:
             self._asking.discard(ask)
 
+    def company(self, poll: Poll, now: float) -> list[Watched]:
+        """Captchas that the same call may ask about; `asked` is to be called with what came of it."""
+        with self._lock:
+            return [] if self._stopped else self._schedule.company(poll.watched, now)
+
+    def asked(self, others: Sequence[Watched], unready: Sequence[bool] | None, now: float) -> None:
+        """What a call has said of its company; None: nothing. Those that may be ready are due at once."""
+        with self._lock:
+            self._schedule.asked(others, unready, now)
+
     def end_poll(self, poll: Poll, answer: Pending | Solved | Failed | Fault, now: float) -> list[Message]:
         """What came of a poll: the messages to send. None at all for a captcha that was dropped meanwhile."""
         watched = poll.watched

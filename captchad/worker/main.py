@@ -291,7 +291,12 @@ class _Worker:
     def _configure(self, message: Message) -> None:
         providers = {
             name: Provider(
-                each["url"], each["keys"], each["submit_s"], each["poll_timeout_s"], each.get("priced", False)
+                each["url"],
+                each["keys"],
+                each["submit_s"],
+                each["poll_timeout_s"],
+                each.get("priced", False),
+                each.get("batch", False),
             )
             for name, each in message["providers"].items()
         }

@@ -5,7 +5,7 @@ A captcha waits until it is due (`ripen`), is ready in due order (`take`), is po
 failed or not, takes the next one of the plan. Times are monotonic seconds.
 """
 
-__all__ = ["BACK_OFF_CAP", "JITTER", "PollSchedule", "Watched"]
+__all__ = ["ALONE_S", "BACK_OFF_CAP", "COMPANY", "COMPANY_EVERY_S", "JITTER", "PollSchedule", "Watched"]
 
 import heapq
 import math
@@ -20,6 +20,13 @@ JITTER = 0.1
 
 #: Faults in a row stretch the wait to at most so many times what is planned.
 BACK_OFF_CAP = 8
+
+#: Captchas that one call asks about, and how long none of them is then asked about again, seconds.
+COMPANY = 100
+COMPANY_EVERY_S = 1.0
+
+#: After a call about many that told nothing, each captcha of that account is polled by itself for so long, seconds.
+ALONE_S = 60.0
 
 #: A wrong timing must not turn the schedule into a busy loop.
 _LEAST_S = 0.01
@@ -38,10 +45,18 @@ class Watched:
     cid: str
     waits_s: Iterator[float]
     answered_at: float | None = None  # when a poll last said that it is not ready
+    company_from: float = math.inf  # when others' calls begin to ask about it, too, or do so again
+    due: float = 0.0
+    own_due: float = 0.0  # before a call of another one put it off
     faults: int = 0  # in a row
     running: bool = False  # a poll is under way
     dropped: bool = False  # nobody wants the answer any more; kept while a poll is under way
     ticket: int = 0  # the one place in heap or queue that counts; all others are stale
+
+    @property
+    def account(self) -> tuple[str, str]:
+        """Provider and key."""
+        return self.provider, self.key_id
 
 
 class PollSchedule:
@@ -57,6 +72,7 @@ class PollSchedule:
         self._tickets = count(1)
         self._ripened = count()
         self._dropped = 0
+        self._alone_until: dict[tuple[str, str], float] = {}
 
     def __len__(self) -> int:
         """Captchas that are still wanted."""
@@ -93,6 +109,7 @@ class PollSchedule:
             watched = self._all[n] = Watched(n, provider, key_id, cid, iter(()))
         watched.waits_s = chain(gaps_s, repeat(every_s))
         watched.faults = 0
+        watched.company_from = now + first_in_s / 2.0
         if not watched.running:
             self._wait(watched, now + max(first_in_s, 0.0))
 
@@ -147,6 +164,38 @@ class PollSchedule:
         self._running[watched.provider] += 1
         return watched
 
+    def company(self, watched: Watched, now: float) -> list[Watched]:
+        """Those that a call for `watched` may ask about besides: of the same account, longest not asked about first.
+
+        Their own polls are put off; `asked` is to be called with what came of it.
+        """
+        if now < self._alone_until.get(watched.account, -math.inf):
+            return []
+        waiting = (each for each in self._all.values() if each.ticket and each.company_from <= now)
+        others = [each for each in waiting if each.account == watched.account]
+        others = heapq.nsmallest(COMPANY - 1, others, key=lambda each: each.company_from)
+        for each in others:
+            each.company_from = now + COMPANY_EVERY_S
+            each.own_due = each.due
+            if each.due < each.company_from:
+                self._wait(each, each.company_from)
+        return others
+
+    def asked(self, others: Sequence[Watched], unready: Sequence[bool] | None, now: float) -> None:
+        """What a call has said of its company: those that may be ready are due. None: nothing was said."""
+        if unready is None and others:
+            self._alone_until[others[0].account] = now + ALONE_S
+        for each, is_unready in zip(others, unready or repeat(None), strict=False):
+            if not each.ticket:
+                continue  # dropped meanwhile, or its own poll is under way
+            if is_unready is None:
+                self._wait(each, each.own_due)
+            elif is_unready:
+                each.answered_at = now
+            else:
+                each.company_from = math.inf  # until it was polled
+                self._wait(each, now)
+
     def again(self, watched: Watched, now: float) -> bool:
         """The answer is not there yet. True when it is still wanted, and is waited for."""
         watched.faults = 0
@@ -174,12 +223,13 @@ class PollSchedule:
         if not self.end(watched):
             return False
         self._all[watched.n] = watched
+        watched.company_from = now + COMPANY_EVERY_S
         wait_s = max(next(watched.waits_s), _LEAST_S) * times
         self._wait(watched, now + wait_s * (1.0 + JITTER * self._jitter()))
         return True
 
     def _wait(self, watched: Watched, due: float) -> None:
-        watched.ticket = next(self._tickets)
+        watched.ticket, watched.due = next(self._tickets), due
         if len(self._waiting) > 2 * len(self._all) + _STALE_SLACK:
             self._waiting = [item for item in self._waiting if item[2].ticket == item[1]]
             heapq.heapify(self._waiting)

@@ -46,6 +46,7 @@ DEFAULTS = {
             "api_key_file": "/k",
             "max_in_flight": 100,
             "submits_per_3s": 60,
+            "batch_polls": False,
             "priority": 1,
             "first_poll_s": 0,
             "poll_s": 5,

@@ -22,6 +22,7 @@ from captchad.provider.answers import (
     parse_report,
     parse_submit,
     parse_threads,
+    parse_unready,
 )
 
 PROVIDER_CODES = sorted(set(CODES) - OWN_CODES)
@@ -366,3 +367,24 @@ def test_an_answer_with_its_price(body, token, price):
 
 def test_an_answer_that_was_asked_for_without_price_keeps_all_its_text():
     assert poll(b"OK|2|5") == Solved("2|5")
+
+
+@pytest.mark.parametrize(
+    ("body", "unready"),
+    [
+        (b"6RZ4|CAPCHA_NOT_READY|abc", [False, True, False]),
+        (b"CAPCHA_NOT_READY|CAPTCHA_NOT_READY|CAPCHA_NOT_READY\n", [True, True, True]),
+        (b"OK|a|CAPCHA_NOT_READY|ERROR_WRONG_CAPTCHA_ID", [False, True, False]),
+        (b'{"status":1,"request":"a|CAPCHA_NOT_READY|b"}', [False, True, False]),
+        # An answer with the separator in it: nobody can tell which part belongs to whom.
+        (b"a|b|CAPCHA_NOT_READY|CAPCHA_NOT_READY", None),
+        (b"CAPCHA_NOT_READY", None),
+        (b"ERROR_WRONG_USER_KEY", None),
+        (b'{"status":1,"request":["a","b","c"]}', None),
+        (b"<html>", None),
+        (b"", None),
+    ],
+)
+def test_which_of_many_are_not_ready(body, unready):
+    assert parse_unready(200, "text/html", body, 3) == unready
+    assert parse_unready(502, "text/html", body, 3) is None

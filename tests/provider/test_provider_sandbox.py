@@ -175,3 +175,16 @@ def test_the_price_comes_with_the_answer_where_it_is_asked_for(sandbox, client):
     solved = client.poll(client.submit(FIELDS, soon()).cid, soon(), priced=True)
     assert solved.extra["price"] == "0.001"
     assert "price" not in client.poll(client.submit(FIELDS, soon()).cid, soon()).extra
+
+
+def test_one_call_tells_which_captchas_are_not_ready(sandbox, client):
+    sandbox.set_scenario('[solve]\nseconds = 600\n[[rule]]\nmatch = {pageurl = "*fast*"}\nsolve_s = 0\n')
+    pages = (f"{PAGE}slow", f"{PAGE}fast", f"{PAGE}slower")
+    cids = [client.submit({**FIELDS, "pageurl": page}, soon()).cid for page in pages]
+    assert client.unready(cids, soon()) == [True, False, True]
+    assert sandbox.totals()["polls"] == 1
+
+
+def test_a_call_about_many_that_fails_tells_nothing(sandbox, client):
+    strike(sandbox, "poll", "http_503")
+    assert client.unready(["1", "2"], soon()) is None

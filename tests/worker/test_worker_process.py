@@ -133,6 +133,31 @@ def test_polls_go_on_until_there_is_an_answer_and_say_that_all_is_well_now_and_t
         assert worker.got("fault") == []
 
 
+def test_one_call_asks_about_many_and_only_what_is_ready_is_fetched(tmp_path):
+    solved: set[str] = set()
+
+    def reply(request: Request) -> bool:
+        if "ids" in request.fields:
+            asked = request.fields["ids"].split(",")
+            request.raw("|".join("token" if cid in solved else "CAPCHA_NOT_READY" for cid in asked).encode())
+            return True
+        return solve_all(request) if request.fields["id"] in solved else not_ready(request)
+
+    with rig(tmp_path) as worker:
+        worker.configure(batch=True)
+        worker.provider.reply = reply
+        for n in range(1, 11):
+            worker.poll(n, first_in_s=0.2, every_s=60.0)
+        worker.until(lambda: len(worker.got("done")) >= 1)
+        assert len(worker.provider.seen) < 10, "each asked for itself"
+        solved |= {"1003", "1007"}
+        worker.poll(11, every_s=60.0)
+        worker.until(lambda: len(worker.got("out")) == 2)
+
+        assert {out["n"]: out["token"] for out in worker.got("out")} == {3: "token of 1003", 7: "token of 1007"}
+        assert all(out["waited_s"] is not None for out in worker.got("out"))
+
+
 def test_polls_keep_their_time_between_heartbeats(tmp_path):
     with rig(tmp_path) as worker:
         worker.configure(heartbeat_s=60.0)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from captchad.worker.schedule import BACK_OFF_CAP, JITTER, PollSchedule
+from captchad.worker.schedule import ALONE_S, BACK_OFF_CAP, COMPANY, COMPANY_EVERY_S, JITTER, PollSchedule
 
 
 @pytest.fixture
@@ -254,3 +254,81 @@ def test_a_failed_poll_takes_its_place_in_the_plan(schedule):
         waits.append(schedule.next_due())
 
     assert waits == [1.0, 2.0, 7.0, 9.0]
+
+
+def test_a_call_takes_others_of_the_same_account_along_for_company(schedule):
+    for n, first in ((1, 0.0), (2, 10.0), (3, 30.0), (4, 10.0), (5, 10.0), (6, 10.0)):
+        account = {5: ("other", "k"), 6: ("p", "other")}.get(n, ("p", "k"))
+        schedule.watch(n, *account, str(n), first_in_s=first, every_s=5.0, now=-5.0)
+    running = poll(schedule, 0.0)
+
+    # Not the third: less than half of its first wait is over.
+    assert {each.n for each in schedule.company(running, 0.0)} == {2, 4}
+    assert schedule.company(running, COMPANY_EVERY_S - 0.01) == []
+    assert {each.n for each in schedule.company(running, COMPANY_EVERY_S)} == {2, 4}
+
+
+def test_those_that_were_asked_about_longest_ago_come_first_and_not_too_many(schedule):
+    for n in range(COMPANY + 50):
+        watch(schedule, n, first=2.0, now=-1.0 - n / 1000)
+    running = poll(schedule, 5.0)
+    first = schedule.company(running, 5.0)
+    second = schedule.company(running, 5.0)
+
+    assert len(first) == COMPANY - 1
+    assert len(second) == 50
+    assert not {each.n for each in first} & {each.n for each in second}
+
+
+def test_what_others_calls_say_puts_a_poll_off_or_makes_it_due(schedule):
+    for n in (1, 2, 3):
+        watch(schedule, n, first=0.1 * n, every=5.0)
+    running = poll(schedule, 0.1)
+    schedule.ripen(0.2)
+    unready, ready = schedule.company(running, 0.2)
+    assert taken(schedule) == []
+
+    schedule.asked([unready, ready], [True, False], 0.21)
+
+    assert poll(schedule, 0.25) is ready
+    assert unready.answered_at == 0.21
+    assert schedule.next_due() == pytest.approx(0.2 + COMPANY_EVERY_S)
+    assert poll(schedule, 1.2) is unready
+
+
+def test_one_that_may_be_ready_is_put_off_by_no_other_call(schedule):
+    for n in (1, 2):
+        watch(schedule, n)
+    running = poll(schedule, 0.0)
+    schedule.asked(schedule.company(running, 0.0), [False], 0.1)
+    assert schedule.company(running, 5.0) == []
+    ready = poll(schedule, 5.0)
+    schedule.again(ready, 5.0)
+    assert schedule.company(running, 5.0 + COMPANY_EVERY_S) == [ready]
+
+
+def test_after_a_call_that_told_nothing_each_is_polled_by_itself_at_its_own_time(schedule):
+    for n in (1, 2, 3):
+        watch(schedule, n, first=0.1 * n)
+    running = poll(schedule, 0.1)
+    company = schedule.company(running, 0.16)
+    assert [each.n for each in company] == [2, 3]
+    schedule.asked(company, None, 0.17)
+
+    assert [poll(schedule, 0.21).n, poll(schedule, 0.31).n] == [2, 3]
+    watch(schedule, 4, now=1.0)
+    assert schedule.company(running, ALONE_S) == []
+    assert [each.n for each in schedule.company(running, 0.17 + ALONE_S)] == [4]
+
+
+def test_what_was_dropped_or_is_polled_meanwhile_stays_so(schedule):
+    for n in (1, 2, 3):
+        watch(schedule, n)
+    running = poll(schedule, 0.0)
+    company = dropped, taken_up = schedule.company(running, 0.0)
+    schedule.drop(dropped.n)
+    assert poll(schedule, COMPANY_EVERY_S) is taken_up
+
+    schedule.asked(company, [False, False], 1.5)
+
+    assert poll(schedule, 99.0) is None

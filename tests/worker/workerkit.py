@@ -130,10 +130,19 @@ class Rig:
     def tell(self, m: str, **fields: object) -> None:
         self.child.channel.send({"m": m, **fields})
 
-    def configure(self, *, submit_s: float = 20.0, poll_s: float = 20.0, heartbeat_s: float = 0.1, **keys: str) -> None:
+    def configure(
+        self,
+        *,
+        submit_s: float = 20.0,
+        poll_s: float = 20.0,
+        heartbeat_s: float = 0.1,
+        batch: bool = False,
+        **keys: str,
+    ) -> None:
         """`keys` by their ids; without any, KEY is `k`."""
         keys = keys or {"k": KEY}
         settings = {"url": self.provider.url, "keys": keys, "submit_s": submit_s, "poll_timeout_s": poll_s}
+        settings["batch"] = batch
         self.tell("config", providers={NAME: settings}, heartbeat_s=heartbeat_s)
 
     def submit(self, n: int, *, lease_s: float = 60.0, provider: str = NAME, key: str = "k", **fields: str) -> None:
