@@ -17,6 +17,7 @@ __all__ = [
     "of_row",
     "of_snapshot",
     "refresh",
+    "row_of_snapshot",
     "snapshot",
     "unreadable_task",
 ]
@@ -198,16 +199,14 @@ def refresh(task: Task, data: Mapping[str, Any]) -> None:
 
 def ended_row(task: Task) -> list[Any]:
     """What is remembered of a task that is over, as one row of an `ended` record."""
-    return [
-        task.id,
-        task.state,
-        task.queued_at,
-        task.finished_at,
-        int(task.explicit),
-        task.fingerprint,
-        task.origin,
-        task.charges,
-    ]
+    return row_of_snapshot(snapshot(task))
+
+
+def row_of_snapshot(data: Mapping[str, Any]) -> list[Any]:
+    """The same from its snapshot, as its last record says it."""
+    names = ("id", "state", "queued_at", "finished_at", "explicit", "fingerprint", "origin", "charges")
+    task_id, state, queued_at, finished_at, explicit, fingerprint, origin, charges = map(data.get, names)
+    return [task_id, state, queued_at, finished_at, int(bool(explicit)), fingerprint, origin, charges or 0]
 
 
 def of_row(row: Sequence[Any], entry: Entry) -> Task:
