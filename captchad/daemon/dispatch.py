@@ -40,6 +40,9 @@ LATE_LIFE_FACTOR = 5.0
 #: A captcha that was found in the journal is polled for so long at least, however old it is: it may be solved by now.
 RESUMED_S = 30.0
 
+#: When a suspension is over, polls begin again at so many different times within `poll_s`.
+SPREAD = 20
+
 #: A submit that a worker has not begun within this part of `stall_s` is given back: a worker that hung meanwhile
 #: must not begin it when it wakes up.
 LEASE_PART = 0.5
@@ -88,6 +91,7 @@ class Dispatcher:
         self._assign_soon = False  # captchas wait for the next turn, not for an event
         self._order_soon = False  # and so do tasks
         self._timeouts: list[tuple[float, int, bool]] = []  # when, attempt, whether it is late already
+        self._held: dict[str, float] = {}  # provider -> until when its captchas are not polled
         self._suspects: dict[str, None] = {}
         self._recalled = False
         self._since_aged = 0  # submits since one was ordered because its task had waited longest
@@ -298,6 +302,11 @@ class Dispatcher:
         timing = self._poll_plans.timing(task.method, settings, age_s, late_life_s=late_life_s)
         if at_once:
             timing |= {"first_in_s": 0.0, "gaps_s": [timing["first_in_s"], *timing["gaps_s"]]}
+        suspended_s = self.providers.suspended_s(captcha.provider)
+        if suspended_s > 0.0:
+            # Not all at the very end of it: that would be the next flood.
+            spread_s = settings.poll_s * (captcha.n % SPREAD) / SPREAD
+            timing["first_in_s"] = max(timing["first_in_s"], suspended_s + spread_s)
         return {
             "m": "poll",
             "n": captcha.n,
@@ -306,6 +315,22 @@ class Dispatcher:
             "cid": captcha.cid,
             **timing,
         }
+
+    def _hold_polls(self, provider: str, n: int) -> None:
+        """It refuses every call for a time, if it does, and calls prolong that: no poll before its end.
+
+        `n` is the captcha or submit that was told so. One whose poll was under way then is told so, too, and waits.
+        """
+        now = self._clock.monotonic()
+        until = now + self.providers.suspended_s(provider)
+        if until == now:
+            return
+        known = self._held.get(provider, 0.0) > now
+        self._held[provider] = until
+        for each, load in self._poller.items() if not known else [(n, self._poller.get(n))]:
+            captcha = self.queue.view.captchas.get(each)
+            if load is not None and captcha is not None and captcha.provider == provider:
+                load.worker.send(self._poll_message(captcha))
 
     def _learn(self, n: int, waited_s: float | None) -> None:
         """Captcha `n` is solved; `waited_s` after this worker's poll before, which said not ready, if there was one."""
@@ -467,6 +492,7 @@ class Dispatcher:
                 self._cleared_if_alone(load, n)
             case "fault":
                 self.providers.fault(message["provider"], message["op"], message["code"], Category(message["category"]))
+                self._hold_polls(message["provider"], n)
             case "ok":
                 self.providers.note(message["provider"], "poll", "ok")
                 self.providers.poll_answered(message["provider"])
@@ -489,6 +515,7 @@ class Dispatcher:
                 outage = self.providers.outage(provider)
                 if not self.accounts.refused(provider, message["code"]):
                     self.providers.fault(provider, "submit", message["code"], category)
+                    self._hold_polls(provider, n)
                 self.queue.refused(n, message["code"], category, message.get("text", ""), outage=outage)
             case "not_sent":
                 self._not_sent(n, provider, message.get("reason", ""))

@@ -87,6 +87,7 @@ class Lane:
     capacity: Capacity = field(default_factory=Capacity)
     submits: deque[float] = field(default_factory=deque)  # monotonic times of the latest, as many as may go in 3 s
     unexplained: bool = False  # it has refused a submit, and its account is asked why: given nothing meanwhile
+    suspended_until: float = 0.0  # monotonic; it refuses every call until then
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
@@ -153,6 +154,7 @@ class Providers:
             # What was known of the old key or address says nothing of the new.
             lane.breaker = Breaker(tripped=True, open_until=self._clock.monotonic(), reason=NEW_KEY)
             lane.absence = None
+            lane.suspended_until = 0.0
             lane.capacity = Capacity()
             lane.replaced_good_key = lane.key_works
             lane.key_works = False
@@ -224,6 +226,11 @@ class Providers:
         lane.submits.append(self._clock.monotonic())
         while len(lane.submits) > lane.settings.submits_per_3s:
             lane.submits.popleft()
+
+    def suspended_s(self, provider: str) -> float:
+        """For how many seconds from now it refuses every call, polls as well; 0 when it does not."""
+        lane = self.lanes.get(provider)
+        return 0.0 if lane is None else max(0.0, lane.suspended_until - self._clock.monotonic())
 
     def next_tries(self, now: float) -> Iterator[float]:
         """Monotonic times at which one takes a submit again, by time alone, that takes none now."""
@@ -315,6 +322,7 @@ class Providers:
         if known.suspends:
             # Calls during a suspension prolong it: its own time counts, however short the configured pause.
             lane.breaker = breakers.on_pause(lane.breaker, now, known.pause_s or lane.settings.pause_s, code)
+            lane.suspended_until = lane.breaker.open_until
         elif category in (Category.PERMANENT, Category.BUDGET):
             lane.breaker = breakers.on_pause(lane.breaker, now, lane.settings.pause_s, code)
             if code in KEY_REFUSED and lane.replaced_good_key:
