@@ -125,6 +125,12 @@ def _dlq_redrive(options: Namespace) -> int:
     return tasks.dlq_redrive(options)
 
 
+def _report(options: Namespace) -> int:
+    from captchad.cli import tasks
+
+    return tasks.report(options)
+
+
 def _direct(options: Namespace) -> int:
     from captchad.cli import tasks
 
@@ -217,6 +223,11 @@ def _parser() -> argparse.ArgumentParser:
             )
         else:
             directed.add_argument("--state", choices=_UNFINISHED, help="every task in this state")
+
+    text = "tell the provider that an answer was good or bad; once, and within 15 minutes of its submit"
+    reported = verb(verbs, "report", text, _report)
+    reported.add_argument("id", metavar="ID")
+    reported.add_argument("verdict", choices=("good", "bad"))
 
     dlq = verbs.add_parser("dlq", help="the dead-letter queue").add_subparsers(metavar="VERB", required=True)
     _add_limit(verb(dlq, "list", "the tasks that failed for good, and why", _dlq_list))

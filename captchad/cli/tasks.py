@@ -1,9 +1,10 @@
-"""captchactl's verbs about tasks in the queue: show, list, hold, release, cancel, dlq list, dlq redrive.
+"""captchactl's verbs about tasks in the queue: show, list, hold, release, cancel, report, dlq list, dlq redrive.
 
-The daemon answers while it runs. While it does not, the journal does; only hold, release and cancel need the daemon.
+The daemon answers while it runs. While it does not, the journal does; only hold, release, cancel and report need the
+daemon.
 """
 
-__all__ = ["direct", "dlq_list", "dlq_redrive", "list_tasks", "show"]
+__all__ = ["direct", "dlq_list", "dlq_redrive", "list_tasks", "report", "show"]
 
 import json
 import os
@@ -22,6 +23,9 @@ from captchad.spool.files import DIRECTORY, identity, look, remove_checked
 
 #: A redrive of a large dead-letter queue takes a while.
 _CHANGE_S = 120.0
+
+#: The daemon waits for the provider for less than this.
+_REPORT_S = 40.0
 
 _COLUMNS = ("id", "state", "priority", "method", "host", "provider", "attempts", "charges", "queued_at")
 _DEAD_COLUMNS = ("id", "error", "category", "host", "provider", "attempts", "charges", "redrives", "finished_at")
@@ -116,6 +120,18 @@ def direct(options: Namespace) -> int:
         done["refused"] |= answer["refused"]
         more = bool(answer["more"] and answer["done"])
     return _print_done(options, "done", done)
+
+
+def report(options: Namespace) -> int:
+    """Tell the provider that an answer was good or bad. Exit 1 when it was refused, or nobody knows."""
+    places = find(options.config, options.socket)
+    args = {"id": options.id, "verdict": options.verdict}
+    data = call(places.socket, "report", args, timeout_s=_REPORT_S)
+    if options.json:
+        print(json.dumps({"schema": 1, **data}, indent=2))
+    else:
+        print(f"{clean(options.id)}: reported as {options.verdict}")
+    return Exit.OK
 
 
 def _print_done(options: Namespace, word: str, data: dict[str, Any]) -> int:

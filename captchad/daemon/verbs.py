@@ -8,6 +8,7 @@ from typing import Any
 from captchad.control.server import Pending, Reply, Request
 from captchad.control.wire import ok, refuse
 from captchad.daemon.parts import Parts
+from captchad.daemon.reports import report
 from captchad.model.errors import JournalDown
 from captchad.model.states import State
 from captchad.queue.describe import dead_letters, describe, task_list
@@ -34,6 +35,7 @@ class Verbs:
             "hold": self._hold,
             "release": self._release,
             "cancel": self._cancel,
+            "report": self._report,
             "reload": self._reload,
         }
 
@@ -98,6 +100,9 @@ class Verbs:
         pending = Pending()
         queue.after_commit(lambda: pending.resolve(ok({"done": done, "refused": refused, "more": more})))
         return pending
+
+    def _report(self, args: dict[str, Any]) -> Reply:
+        return report(self._parent, str(args.get("id", "")), str(args.get("verdict", "")))
 
     def _reload(self, args: dict[str, Any]) -> Reply:
         outcome = self._parent.reload()

@@ -1,6 +1,6 @@
 """What an account says: why it refuses work, whether its money runs low, whether an answer may be reported."""
 
-__all__ = ["Reported", "Verdict", "explain", "is_low", "is_not_offered", "report_refusal"]
+__all__ = ["Verdict", "explain", "is_low", "is_not_offered", "may_be_reported", "report_refusal"]
 
 from enum import StrEnum
 
@@ -10,7 +10,7 @@ from captchad.model.states import Category, State
 #: Between a refusal and the question after it some captchas end: so large a share of free threads is none.
 _SLACK = 0.1
 
-#: An answer may be reported for so long after its submit (protocol notes 1.3).
+#: An answer may be reported for so long after its submit.
 REPORT_S = 900.0
 
 #: Answers of a provider that does not know a question, besides codes that blame the question itself.
@@ -23,13 +23,6 @@ class Verdict(StrEnum):
     BUSY = "busy"  # every thread of the plan works
     NO_FUNDS = "no funds"  # no money, or a plan that has ended
     UNTOLD = "untold"
-
-
-class Reported(StrEnum):
-    """What a consumer says of an answer."""
-
-    GOOD = "good"
-    BAD = "bad"
 
 
 def explain(threads: tuple[int, int] | None, balance: float | None, price: int) -> Verdict:
@@ -58,6 +51,11 @@ def is_not_offered(code: str, category: Category) -> bool:
     return category is Category.TASK or code in _UNKNOWN_ACTION
 
 
+def may_be_reported(submitted_at: float, now: float) -> bool:
+    """Whether it is early enough to report an answer (protocol notes 1.3)."""
+    return now - submitted_at <= REPORT_S
+
+
 def report_refusal(
     state: State, captcha_id: str | None, charges: int, reported: str, submitted_at: float | None, now: float
 ) -> str:
@@ -66,7 +64,7 @@ def report_refusal(
         return f"it is {state}, not solved"
     if reported:
         return f"it is reported already, as {reported}; a captcha is reported once"
-    if submitted_at is not None and now - submitted_at > REPORT_S:
+    if submitted_at is not None and not may_be_reported(submitted_at, now):
         return f"it was submitted more than {REPORT_S / 60:.0f} minutes ago"
     if not charges:
         return "its answer is that of another task with the same dedupe_key: report that one"

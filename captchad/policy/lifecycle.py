@@ -36,6 +36,7 @@ class Kind(StrEnum):
     CRASH = "crash"  # its worker died or hung while executing it
     PUBLISHING = "publishing"  # the result's temporary file is synced
     DELIVERED = "delivered"  # the result is in place
+    REPORTED = "reported"  # a consumer's word on its answer is about to be sent
     REDRIVE = "redrive"  # a new run of a dead task
     FORGET = "forget"  # its id is free again
     KEEP = "keep"  # a snapshot, written when the segment that it lived in is cleaned
@@ -67,6 +68,7 @@ def _table() -> dict[tuple[State | None, Kind], State | None]:
         (State.HELD, Kind.RELEASE): State.PENDING,
         (State.PENDING, Kind.RELEASE): State.PENDING,  # waits for another task's answer no more
         (State.DEAD, Kind.REDRIVE): State.PENDING,
+        (State.SOLVED, Kind.REPORTED): State.SOLVED,
     }
     for state in _UNFINISHED:
         table[state, Kind.SOLVED] = State.SOLVED

@@ -30,7 +30,7 @@ from captchad.queue.tasks import is_dead
 from captchad.queue.view import Totals, View
 
 #: The form of what is written here. Greater with each change, also of what a view must know.
-INDEX_VERSION: Final = 2
+INDEX_VERSION: Final = 3
 
 #: With fewer tasks than these a replay of the segments is as quick.
 LEAST: Final = 10_000

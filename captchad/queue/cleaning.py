@@ -17,7 +17,7 @@ from captchad.journal.store import Journal
 from captchad.model.errors import JournalDamaged, JournalDown
 from captchad.model.states import State
 from captchad.policy.lifecycle import Kind
-from captchad.queue.task import Task, ended_row, of_record, row_of_snapshot
+from captchad.queue.task import Task, ended_row, of_record, row_at, row_of_snapshot
 from captchad.queue.view import View
 
 #: Records of the oldest segment that one slice looks at: under 10 ms, and more than a busy turn writes.
@@ -30,7 +30,7 @@ _WRITE_COSTS = 5
 _ALL_KINDS = frozenset(map(str, Kind))
 _ID = re.compile(rb',"id":"([^"\\]+)"')
 
-_SAY_ALL = frozenset({Kind.ACCEPT, Kind.KEEP, Kind.DELIVERED})
+_SAY_ALL = frozenset({Kind.ACCEPT, Kind.KEEP, Kind.DELIVERED, Kind.REPORTED})
 _KEPT = frozenset({State.PENDING, State.DEAD})
 _SAY_ANSWER = frozenset({Kind.SOLVED, Kind.KEEP_ANSWER})
 
@@ -167,7 +167,7 @@ class Cleaner:
         if self._queue.may_forget(row[3]):
             self._queue.stage(Kind.FORGET, {"id": row[0], "t": self._queue.now()})
         else:
-            self._rows.append(row)
+            self._rows.append(row_at(row, self._queue.now()))
 
     def _write_rows(self) -> None:
         rows, self._rows = self._rows, []

@@ -64,6 +64,7 @@ def _row(task: Task) -> dict[str, Any]:
         "due_at": iso_utc(task.due_at) if task.due_at else None,
         "deadline_at": iso_utc(task.deadline_at) if task.deadline_at is not None else None,
         "finished_at": iso_utc(task.finished_at) if task.finished_at is not None else None,
+        "reported": task.reported or None,
         "error": task.error,
         "category": str(task.category) if task.category else None,
         "source": f"{task.source}:{task.line}" if task.line else task.source,

@@ -10,7 +10,7 @@ __all__ = ["Queue", "QueueSettings", "Refusal", "each"]
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +23,7 @@ from captchad.model.compact import to_json
 from captchad.model.errors import JournalDamaged, JournalDown
 from captchad.model.states import Category, State
 from captchad.policy import retry
+from captchad.policy.account import report_refusal
 from captchad.policy.freshness import token_life_s
 from captchad.policy.lifecycle import Kind, NotAllowed, next_state
 from captchad.policy.retry import Again, Bury, RetrySettings
@@ -600,6 +601,25 @@ class Queue:
         needed = task.state is State.DEAD or self.view.leads(task) or any(self.view.attempts_of(task))
         said = {"id": task.id} if needed else final_state(task)
         self.stage(Kind.DELIVERED, {**said, "t": self.clock.time()})
+
+    def report(self, task_id: str, verdict: str, providers: Container[str]) -> Task | Refusal:
+        """Stage that the answer of a task is reported as `good` or `bad`: to be sent after the commit, and never again.
+
+        `providers` are those that can be told.
+        """
+        task = self.view.tasks.peek(task_id)
+        if task is None:
+            return Refusal("no such task")
+        submitted_at = None if task.finished_at is None else task.finished_at - (task.solve_time or 0.0)
+        why = report_refusal(task.state, task.cid, task.charges, task.reported, submitted_at, self.clock.time())
+        if not why and task.provider not in providers:
+            why = f"its provider {task.provider} is not in the configuration any more"
+        if why:
+            return Refusal(why)
+        needed = task.delivery != "delivered" or self.view.leads(task) or any(self.view.attempts_of(task))
+        said = {"id": task.id} if needed else final_state(task)
+        self.stage(Kind.REPORTED, {**said, "t": self.clock.time(), "reported": verdict})
+        return task
 
     # ---------------------------------------------------------------- time passes
 

@@ -1,6 +1,6 @@
 """One task as the view holds it, and the records that say all of one task.
 
-Three kinds of records do: `accept`, as long as no other names the task; `keep`; `delivered` with the final state in it.
+These do: `accept`, as long as no other names the task; `keep`; `delivered` and `reported` with the final state in them.
 A row of an `ended` record says what little must be known of a task that is over: its id, so that it is not taken twice.
 """
 
@@ -17,6 +17,7 @@ __all__ = [
     "of_row",
     "of_snapshot",
     "refresh",
+    "row_at",
     "row_of_snapshot",
     "snapshot",
     "unreadable_task",
@@ -32,6 +33,7 @@ from typing import Any
 from captchad.journal.records import REPAIR_HINT, Entry, Record
 from captchad.model.errors import JournalDamaged
 from captchad.model.states import Category, Priority, State
+from captchad.policy.account import may_be_reported
 from captchad.policy.lifecycle import Kind
 
 WorkerKey = tuple[int, int]  # (epoch, number): one worker process, never used twice
@@ -104,6 +106,7 @@ class Task:
     cost: int | None = None  # of its answer, in millionths
     answer: Entry | None = None
     delivery: str = ""  # "", "publishing", "delivered"
+    reported: str = ""  # "", "good", "bad"
     where: str = ""  # which waiting line it stands in; derived, not recorded
     ticket: int = 0  # its newest place in that line; derived
     numbers: tuple[int, ...] = ()  # its attempts that may still be under way; derived
@@ -116,6 +119,9 @@ _KEPT = tuple(field.name for field in fields(Task) if field.name not in _DERIVED
 
 #: Those that a snapshot names whatever they are.
 _ALWAYS = ("fingerprint", "origin", "source", "method", "host", "line", "dedupe_key", "deadline_at", "queued_at")
+
+#: Values of a row of which no report can be made.
+_PLAIN_ROW = 8
 
 _INITIAL = {field.name: field.default for field in fields(Task) if field.name in _KEPT}
 
@@ -165,7 +171,7 @@ def of_record(record: Record) -> Task:
     match record.kind:
         case Kind.ACCEPT:
             return of_accept(record.fields, record.entry)
-        case Kind.KEEP | Kind.DELIVERED:
+        case Kind.KEEP | Kind.DELIVERED | Kind.REPORTED:
             return of_snapshot(record.fields, record.entry)
     raise JournalDamaged(f"a record of kind {record.kind} does not say all of a task", hint=REPAIR_HINT)
 
@@ -198,7 +204,7 @@ def refresh(task: Task, data: Mapping[str, Any]) -> None:
 
 
 def ended_row(task: Task) -> list[Any]:
-    """What is remembered of a task that is over, as one row of an `ended` record."""
+    """What is remembered of a task that is over, as a row of an `ended` record: if solved, also what a report needs."""
     return row_of_snapshot(snapshot(task))
 
 
@@ -206,16 +212,28 @@ def row_of_snapshot(data: Mapping[str, Any]) -> list[Any]:
     """The same from its snapshot, as its last record says it."""
     names = ("id", "state", "queued_at", "finished_at", "explicit", "fingerprint", "origin", "charges")
     task_id, state, queued_at, finished_at, explicit, fingerprint, origin, charges = map(data.get, names)
-    return [task_id, state, queued_at, finished_at, int(bool(explicit)), fingerprint, origin, charges or 0]
+    row = [task_id, state, queued_at, finished_at, int(bool(explicit)), fingerprint, origin, charges or 0]
+    if state != State.SOLVED or "cid" not in data:
+        return row
+    return [*row, data.get("provider"), data["cid"], data.get("solve_time"), data.get("reported", "")]
+
+
+def row_at(row: list[Any], now: float) -> list[Any]:
+    """The same without what a report needs, once it is too late for one."""
+    if len(row) == _PLAIN_ROW or may_be_reported(row[3] - (row[_PLAIN_ROW + 2] or 0.0), now):
+        return row
+    return row[:_PLAIN_ROW]
 
 
 def of_row(row: Sequence[Any], entry: Entry) -> Task:
     """The task of a row in the record at `entry`; of the rest nothing is known any more."""
-    task_id, state, queued_at, finished_at, explicit, fingerprint, origin, charges = row
+    task_id, state, queued_at, finished_at, explicit, fingerprint, origin, charges = row[:_PLAIN_ROW]
     task = _blank(task_id, State(state), entry)
     task.queued_at, task.finished_at, task.charges = queued_at, finished_at, charges
     task.explicit, task.fingerprint, task.origin = bool(explicit), fingerprint, origin
     task.delivery = "delivered"
+    if len(row) > _PLAIN_ROW:
+        task.provider, task.cid, task.solve_time, task.reported = row[_PLAIN_ROW:]
     return task
 
 

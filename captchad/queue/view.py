@@ -28,7 +28,8 @@ PLAIN_ACCEPT = run_pattern(Kind.ACCEPT, rb',"id":"([^"\\]+)","t":[0-9.]+,"pr":([
 _Changing = Callable[[Task, int, Mapping[str, Any], Entry], None]
 
 # Looking a member up in its enum takes longer than most of what is done with it here.
-_ACCEPT, _DELIVERED, _REDRIVE = str(Kind.ACCEPT), str(Kind.DELIVERED), str(Kind.REDRIVE)
+_ACCEPT, _REDRIVE = str(Kind.ACCEPT), str(Kind.REDRIVE)
+_FINAL = frozenset({str(Kind.DELIVERED), str(Kind.REPORTED)})
 _PENDING = State.PENDING
 _MOVE = frozenset({Kind.SOLVED, Kind.SUBMITTING, Kind.DEAD})
 _ENDS = frozenset(state for state in State if state.ended)
@@ -110,7 +111,7 @@ class View:
         changing = self._changing.get(kind)
         if changing is not None:
             task = self.tasks.get(data["id"])
-            if task is None and kind == _DELIVERED and "state" in data:
+            if task is None and kind in _FINAL and "state" in data:
                 self._remember_delivered(data, entry)
             elif task is None:
                 self._note_orphan(data)
@@ -463,6 +464,11 @@ class View:
     def _on_delivered(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
         task.delivery = "delivered"
         self.undelivered.pop(task.id, None)
+        if "state" in data:
+            self._cool(task, entry)
+
+    def _on_reported(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
+        task.reported = data["reported"]
         if "state" in data:
             self._cool(task, entry)
 

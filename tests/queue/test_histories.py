@@ -60,6 +60,7 @@ class Histories(RuleBasedStateMachine):
         self.ends: dict[str, State] = {}
         self.ended_at: dict[str, float] = {}
         self.charged: dict[str, int] = {}
+        self.reported: set[str] = set()
         self.open()
 
     def open(self) -> None:
@@ -158,6 +159,13 @@ class Histories(RuleBasedStateMachine):
         if task is not None and self.queue.redrive(task.id) is None:
             self.ends.pop(task.id, None)
 
+    @rule(choice=st.integers(0, 50))
+    def report(self, choice: int) -> None:
+        task = self.pick(choice, (State.SOLVED,))
+        if task is not None and isinstance(self.queue.report(task.id, "bad", ["p"]), Task):
+            assert task.id not in self.reported, "reported twice"
+            self.reported.add(task.id)
+
     @rule()
     def publish(self) -> None:
         view = self.queue.view
@@ -190,6 +198,7 @@ class Histories(RuleBasedStateMachine):
             assert self.clock.time() - self.ended_at[task_id] >= SETTINGS.id_ttl_s
             del self.ends[task_id]
             self.accepted.discard(task_id)
+            self.reported.discard(task_id)
 
     # ------------------------------------------------------------ what must hold
 
