@@ -178,6 +178,9 @@ class Dispatcher:
             if self._is_too_late(task):
                 continue
             place = self._choose_place()
+            if place is not None and task.tried and not self.providers.may_retry(place[0]):
+                self.queue.wait_for_budget(task)
+                continue
             if place is None or not self._order(task, *place):
                 return
             self._since_aged = turns.after(self._since_aged, aged=aged)
@@ -246,8 +249,9 @@ class Dispatcher:
         if task.deadline_at is not None:
             lease_s = min(lease_s, task.deadline_at - self._clock.time())
         key_id = self.providers.lanes[provider].settings.key_id
+        again = task.tried
         n = self.queue.order(task, provider, load.worker.key, key_id)
-        self.providers.ordered(provider)
+        self.providers.ordered(provider, again=again)
         load.submits[n] = provider
         message = {
             "m": "submit",

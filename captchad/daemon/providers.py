@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from captchad.daemon.retry_budget import RetryBudget
 from captchad.model.clock import Clock
 from captchad.model.codes import lookup
 from captchad.model.money import micros
@@ -88,6 +89,7 @@ class Lane:
     submits: deque[float] = field(default_factory=deque)  # monotonic times of the latest, as many as may go in 3 s
     unexplained: bool = False  # it has refused a submit, and its account is asked why: given nothing meanwhile
     suspended_until: float = 0.0  # monotonic; it refuses every call until then
+    retries: RetryBudget = field(default_factory=RetryBudget)
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
@@ -220,9 +222,10 @@ class Providers:
         allowed = breakers.allowance(lane.breaker, now, probing)
         return lane.settings.max_in_flight if allowed is None else allowed
 
-    def ordered(self, provider: str) -> None:
-        """A submit goes to it."""
+    def ordered(self, provider: str, *, again: bool) -> None:
+        """A submit goes to it: the first one of its task, or one more."""
         lane = self.lanes[provider]
+        lane.retries.ordered(self._clock.monotonic(), again=again)
         lane.submits.append(self._clock.monotonic())
         while len(lane.submits) > lane.settings.submits_per_3s:
             lane.submits.popleft()
@@ -231,6 +234,11 @@ class Providers:
         """For how many seconds from now it refuses every call, polls as well; 0 when it does not."""
         lane = self.lanes.get(provider)
         return 0.0 if lane is None else max(0.0, lane.suspended_until - self._clock.monotonic())
+
+    def may_retry(self, provider: str) -> bool:
+        """Whether it may be given a retry. While its breaker tries it, the breaker alone says how much it gets."""
+        lane = self.lanes[provider]
+        return lane.breaker.tripped or lane.retries.allows(self._clock.monotonic())
 
     def next_tries(self, now: float) -> Iterator[float]:
         """Monotonic times at which one takes a submit again, by time alone, that takes none now."""
@@ -317,6 +325,8 @@ class Providers:
         if code == NO_SLOT:
             self.saturated(provider, known.pause_s or SATURATED_WAIT_S)
             return
+        if operation == "submit":
+            lane.retries.ended(solved=False)
         now = self._clock.monotonic()
         before = breakers.state_word(lane.breaker, now)
         if known.suspends:
@@ -359,6 +369,7 @@ class Providers:
         if lane.absence is not None and now >= before.open_until:
             lane.absence = lane.absence.after_success()
         if before.tripped and not lane.breaker.tripped:
+            lane.retries.begin_anew()
             self._log.warning(f"provider {provider}: closed again after {before.reason}")
 
     def poll_answered(self, provider: str) -> None:
@@ -373,6 +384,7 @@ class Providers:
         lane = self.lanes.get(provider)
         if lane is None:
             return
+        lane.retries.ended(solved=outcome == "solved")
         if outcome == "solved":
             lane.solved += 1
         else:
@@ -389,6 +401,8 @@ class Providers:
     def timed_out(self, provider: str) -> None:
         """A captcha there was not answered in its time."""
         self.note(provider, "poll", "timeout")
+        if provider in self.lanes:
+            self.lanes[provider].retries.ended(solved=False)
         self.recent_ends.append((self._clock.monotonic(), False))
 
     def note(self, provider: str, operation: str, outcome: str) -> None:

@@ -2,17 +2,45 @@
 
 Exponential back-off with full jitter (the delay is uniform between 0 and the cap of the step), as in the AWS
 architecture notes on back-off: of the usual forms it spreads a crowd best.
+
+Back-off spreads retries but does not make them fewer: a provider that fails half of the time, and so does not open its
+breaker, would get each task up to `max_attempts` times. So while a provider fails it gets a budget of retries, a share
+of its first attempts (as in Finagle, and in "Site Reliability Engineering", chapter 21). Those beyond it wait; first
+attempts go on.
 """
 
-__all__ = ["Again", "Bury", "RetrySettings", "after_failure", "after_not_sent", "after_unknown", "backoff_s"]
+__all__ = [
+    "JUDGED_ATTEMPTS",
+    "RETRY_WINDOW_S",
+    "Again",
+    "Bury",
+    "RetrySettings",
+    "after_failure",
+    "after_not_sent",
+    "after_unknown",
+    "backoff_s",
+    "is_failing",
+    "within_budget",
+]
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from captchad.model.states import Category
 
 #: A task-specific error is tried once more, because workers at the service do fail at captchas that others solve.
 TASK_ERRORS_ALLOWED = 1
+
+#: While a provider fails, retries to first attempts within this time at most.
+RETRY_WINDOW_S = 60.0
+RETRY_SHARE = 0.2
+
+#: It fails when more than that share of so many latest attempts did.
+JUDGED_ATTEMPTS = 10
+
+#: So many retries are allowed in that time in any case: without first attempts only they can show that it is well.
+FEWEST_RETRIES = JUDGED_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +115,13 @@ def after_unknown(
     if attempts >= settings.max_attempts:
         return Bury()
     return Again(backoff_s(attempts, settings, rng))
+
+
+def is_failing(solved: Collection[bool]) -> bool:
+    """Whether a provider fails, by whether its latest attempts were solved."""
+    return len(solved) >= JUDGED_ATTEMPTS and len(solved) - sum(solved) > RETRY_SHARE * len(solved)
+
+
+def within_budget(firsts: int, retries: int) -> bool:
+    """Whether a provider that fails may get one more retry, after so many of both in the last `RETRY_WINDOW_S`."""
+    return retries + 1 <= max(FEWEST_RETRIES, RETRY_SHARE * firsts)

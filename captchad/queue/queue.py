@@ -38,6 +38,9 @@ POISON_CRASHES = 3
 #: Wall-clock deadlines are not acted on until the clock has been steady for so long (design, section 3).
 STEADY_S = 60.0
 
+#: Retries for which there is no budget are looked at again after this time, and their back-off, at the earliest.
+RETRY_WAIT_S = 1.0
+
 #: An answer beyond this would not fit into a record (captchad.journal.records.MAX_RECORD) with what goes with it.
 ANSWER_BYTES_MAX = 2_000_000
 
@@ -645,6 +648,11 @@ class Queue:
             self._expire(task)
         else:
             self.view.postpone(task, self.now() + self._steady_at() - self.clock.monotonic())
+
+    def wait_for_budget(self, task: Task) -> None:
+        """A ready retry waits: its provider fails and has had enough of them. After a restart it is ready."""
+        delay_s = RETRY_WAIT_S + retry.backoff_s(task.attempts, self.settings.retry, self._rng)
+        self.view.postpone(task, self.now() + delay_s)
 
     def _expire(self, task: Task) -> None:
         self.stage(Kind.EXPIRED, {"id": task.id, "t": self.clock.time(), "code": "DEADLINE", "cat": Category.TASK})

@@ -111,6 +111,11 @@ class Task:
     ticket: int = 0  # its newest place in that line; derived
     numbers: tuple[int, ...] = ()  # its attempts that may still be under way; derived
 
+    @property
+    def tried(self) -> bool:
+        """Whether its next submit is not its first one."""
+        return self.attempts > 0 or self.faults > 0 or self.error is not None
+
 
 _DERIVED = frozenset({"id", "payload", "answer", "where", "ticket", "numbers"})
 
