@@ -1,6 +1,6 @@
 """Processor time of one HTTP call of a worker, by transport.
 
-    python -m benchmarks.calls [--rounds 5] [--calls 250] [--threads 16] [--only captchad,http.client] [--json FILE]
+    python -m benchmarks.calls [--tls] [--rounds 5] [--calls 250] [--threads 16] [--only captchad,urllib3] [--json FILE]
 
 A client process with 16 threads, each with its own connection, calls a keep-alive HTTP server in another process: half
 of the calls are submits (a form by POST), half are polls (GET). Measured is the processor time of the client process,
@@ -24,6 +24,7 @@ import json
 import platform
 import re
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,7 @@ import requests
 import urllib3
 
 from captchad.provider.transport import Response, Transport
+from tests.provider.hostile import CERTIFICATE
 
 REFERENCE = "http.client"
 
@@ -83,17 +85,25 @@ class _Server(asyncio.Protocol):
             )
 
 
-async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(_Server, "127.0.0.1", 0, backlog=512)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+async def _serve(tls: bool) -> None:
+    context = None
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+    server = await asyncio.get_running_loop().create_server(_Server, "127.0.0.1", 0, ssl=context, backlog=512)
+    print(f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 
 # --- contenders -------------------------------------------------------------------------------------------------------
 
 
+def _context(url: str) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=str(CERTIFICATE)) if url.startswith("https:") else None
+
+
 def _captchad(url: str) -> Call:
-    transport = Transport()
+    transport = Transport(ca_file=str(CERTIFICATE))
 
     def call(path: str, fields: dict[str, str], post: bool) -> bytes:
         send = transport.post_form if post else transport.get
@@ -107,17 +117,19 @@ def _captchad(url: str) -> Call:
 
 def _requests(url: str) -> Call:
     session = requests.Session()
+    options = {"timeout": 30.0, "allow_redirects": False, "verify": str(CERTIFICATE)}
 
     def call(path: str, fields: dict[str, str], post: bool) -> bytes:
         if post:
-            return session.post(url + path, data=fields, timeout=30.0, allow_redirects=False).content
-        return session.get(url + path, params=fields, timeout=30.0, allow_redirects=False).content
+            return session.post(url + path, data=fields, **options).content
+        return session.get(url + path, params=fields, **options).content
 
     return call
 
 
 def _urllib3(url: str) -> Call:
-    pool = urllib3.connection_from_url(url, maxsize=1, retries=False, timeout=30.0)
+    tls = {"ssl_context": _context(url)} if url.startswith("https:") else {}
+    pool = urllib3.connection_from_url(url, maxsize=1, retries=False, timeout=30.0, **tls)
 
     def call(path: str, fields: dict[str, str], post: bool) -> bytes:
         if post:
@@ -129,7 +141,10 @@ def _urllib3(url: str) -> Call:
 
 def _http_client(url: str) -> Call:
     place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=30.0)
+    if place.scheme == "https":
+        connection = http.client.HTTPSConnection(place.hostname, place.port, timeout=30.0, context=_context(url))
+    else:
+        connection = http.client.HTTPConnection(place.hostname, place.port, timeout=30.0)
 
     def call(path: str, fields: dict[str, str], post: bool) -> bytes:
         if post:
@@ -152,6 +167,9 @@ def _request(place: str, path: str, fields: dict[str, str], post: bool) -> bytes
 def _sockets(url: str) -> Call:
     place = urlsplit(url)
     sock = socket.create_connection((place.hostname, place.port))
+    context = _context(url)
+    if context:
+        sock = context.wrap_socket(sock, server_hostname=place.hostname)
 
     def call(path: str, fields: dict[str, str], post: bool) -> bytes:
         sock.sendall(_request(place.netloc, path, fields, post))
@@ -204,7 +222,8 @@ def _run_threads(name: str, url: str, threads: int, calls: int) -> dict[str, flo
 
 async def _run_asyncio(url: str, threads: int, calls: int) -> dict[str, float]:
     place = urlsplit(url)
-    streams = [await asyncio.open_connection(place.hostname, place.port) for _ in range(threads)]
+    context = _context(url)
+    streams = [await asyncio.open_connection(place.hostname, place.port, ssl=context) for _ in range(threads)]
 
     async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         for path, fields, post in _plan(number):
@@ -249,13 +268,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=16, help="threads of the client (default: 16)")
     parser.add_argument("--calls", type=int, default=250, help="calls of each thread in a round (default: 250)")
     parser.add_argument("--only", default="", help="comma-separated contenders, beside http.client")
+    parser.add_argument("--tls", action="store_true", help="HTTPS, as with a real provider")
     parser.add_argument("--json", type=Path, help="write every round here")
     parser.add_argument("--server", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--client", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.server:
-        asyncio.run(_serve())
+        asyncio.run(_serve(options.tls))
     elif options.client == ASYNCIO:
         print(json.dumps(asyncio.run(_run_asyncio(options.url, options.threads, options.calls))))
     elif options.client:
@@ -269,7 +289,8 @@ def _report(options: argparse.Namespace) -> None:
     names = [*CONTENDERS, ASYNCIO]
     if options.only:
         names = [name for name in names if name in {REFERENCE, *options.only.split(",")}]
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.calls", "--server"], stdout=subprocess.PIPE) as server:
+    command = [sys.executable, "-m", "benchmarks.calls", "--server", *(["--tls"] if options.tls else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         try:
             url = server.stdout.readline().decode().strip()
             rounds = [
