@@ -137,6 +137,12 @@ def _direct(options: Namespace) -> int:
     return tasks.direct(options)
 
 
+def _bill(options: Namespace) -> int:
+    from captchad.cli import bill
+
+    return bill.bill(options)
+
+
 def _journal_verify(options: Namespace) -> int:
     from captchad.cli import journal
 
@@ -236,6 +242,12 @@ def _parser() -> argparse.ArgumentParser:
     redrive.add_argument("--all", action="store_true", help="every task in the dead-letter queue")
     redrive.add_argument("--yes", action="store_true", help="do not ask")
 
+    text = "what was charged, answered and paid, from the journal alone; also beside a running daemon"
+    bill = verb(verbs, "bill", text, _bill)
+    bill.add_argument("--by", type=_by, default="day", metavar="WHAT", help="day, method, host, provider or tag:NAME")
+    for name, text in (("--since", "from that day on"), ("--until", "up to that day")):
+        bill.add_argument(name, type=_day, metavar="DATE", help=f"{text}: 2026-11-22, or 7d ago (UTC)")
+
     text = "the journal's files"
     group = verbs.add_parser("journal", help=text, description=text)
     group.set_defaults(run=lambda options: _print_help(group))
@@ -297,6 +309,25 @@ def _since(text: str) -> float:
     except (ValueError, OverflowError):
         message = f"{text!a} is neither an ISO time nor a duration such as 2h or 3d"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def _by(text: str) -> str:
+    from captchad.cli.bill import parse_by
+
+    try:
+        return parse_by(text)
+    except ValueError:
+        message = f"{text!a} is none of day, method, host, provider, tag:NAME"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _day(text: str) -> str:
+    from captchad.cli.bill import parse_day
+
+    try:
+        return parse_day(text)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!a} is neither a day like 2026-11-22 nor like 7d") from None
 
 
 def _count(text: str) -> int:

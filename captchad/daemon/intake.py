@@ -4,8 +4,12 @@ __all__ = ["QueueSink"]
 
 from collections.abc import Callable
 
+from captchad.model.compact import to_json
 from captchad.queue.queue import Queue
 from captchad.spool.intake import Offer, Verdict
+
+#: Characters of a task's tags, as JSON. Longer ones are not counted with: they would stand in several of its records.
+TAGS_MOST = 1000
 
 
 class QueueSink:
@@ -62,4 +66,7 @@ class QueueSink:
         }
         if task.dedupe_key is not None:
             data["dk"] = task.dedupe_key
+        tags = to_json(dict(sorted(task.tags.items()))) if task.tags else ""
+        if 0 < len(tags) <= TAGS_MOST:
+            data["tg"] = tags
         self._queue.accept(task_id, data, offer.raw)

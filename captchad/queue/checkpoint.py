@@ -24,6 +24,7 @@ from captchad.journal.store import Journal
 from captchad.model.errors import RecordTooLarge
 from captchad.model.states import Priority
 from captchad.policy.spend import Spent
+from captchad.queue.bill import Bill
 from captchad.queue.shelf import OverBlock, PendingBlock, Shelf, pack
 from captchad.queue.task import Task
 from captchad.queue.tasks import is_dead
@@ -137,6 +138,7 @@ class _Content:
                 "leaders": view.leaders,
                 "followers": view.followers,
                 "undelivered": list(view.undelivered),
+                "bill": view.bill.index(),
                 **self._more,
             }
         )
@@ -279,6 +281,7 @@ class _Index:
         view.captchas = dict(sorted(view.captchas.items()))
         view.leaders, view.followers = dict(rest["leaders"]), dict(rest["followers"])
         view.undelivered = dict.fromkeys(rest["undelivered"])
+        view.bill = Bill.of_index(rest["bill"])
         if not view.undelivered.keys() <= view.tasks.hot.keys():
             raise ValueError("a task without result is not there")
         for deadline, task_id in rest["deadlines"]:

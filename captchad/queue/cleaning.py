@@ -102,7 +102,10 @@ class Cleaner:
         size = journal.size_bytes
         if self._active_seen == journal.active and 0 <= size - self._size_seen < journal.segment_bytes // 8:
             return False
-        if journal.sealed_bytes > 2 * tasks.live_bytes or not tasks.lives_in(journal.oldest):
+        bill = self._queue.view.bill
+        if journal.sealed_bytes > 2 * (tasks.live_bytes + bill.live_bytes):
+            return True
+        if not tasks.lives_in(journal.oldest) and not bill.lives_in(journal.oldest):
             return True
         self._active_seen, self._size_seen = journal.active, size
         return False
@@ -194,6 +197,8 @@ class Cleaner:
         self._records = None
         self._active_seen = self._size_seen = 0
         self._queue.stage("epoch", {"epoch": view.epoch, "t": self._queue.now()})
+        for day in view.bill.records_for(self._segment):
+            self._queue.stage("bill", day)
         self._queue.stage("totals", view.sums())
         self._queue.after_commit(partial(self._drop, self._segment))
 

@@ -4,9 +4,11 @@ Reading takes no lock and writes nothing. Writing takes the segments' lock for o
 that lock, so the two never meet.
 """
 
-__all__ = ["dlq_list", "history", "list_tasks", "redrive", "show"]
+__all__ = ["bill", "dlq_list", "history", "list_tasks", "redrive", "show"]
 
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from captchad.journal.places import RecordFiles
 from captchad.journal.store import Journal, read_all
 from captchad.model.clock import SystemClock, iso_utc
 from captchad.model.errors import JournalDown, NeedsOperator
+from captchad.model.money import amount
 from captchad.policy.lifecycle import NotAllowed
 from captchad.policy.retry import RetrySettings
+from captchad.queue.bill import OTHER, Columns, Row
 from captchad.queue.describe import dead_letters, describe, task_list
 from captchad.queue.queue import Queue, QueueSettings
 from captchad.queue.view import View
@@ -54,6 +58,54 @@ def dlq_list(state_dir: Path, limit: int) -> list[dict[str, Any]]:
     return dead_letters(_view(state_dir), limit)
 
 
+def bill(state_dir: Path, by: str, since: str | None, until: str | None) -> dict[str, Any]:
+    """What was charged, answered and paid, by `day`, `method`, `host`, `provider` or `tag:NAME`.
+
+    `since` and `until` are UTC days like `2026-11-22`, both included; None: no bound. `charges_before` were made before
+    the first day that is known. Raises NeedsOperator without a journal, JournalDown when it cannot be read.
+    """
+    _demand_journal(state_dir)
+    view = _view(state_dir)
+    rows: dict[str, Columns] = {}
+    first_day, total, known = None, Columns(), 0
+    for day, found in view.bill.days():
+        first_day = first_day or day
+        known += sum(columns.charges for columns in found.values())
+        if (since or day) <= day <= (until or day):
+            for row, columns in found.items():
+                rows.setdefault(_name(by, day, row), Columns()).add(columns)
+                total.add(columns)
+    return {
+        "schema": 1,
+        "by": by,
+        "since": since,
+        "until": until,
+        "first_day": first_day,
+        "charges_before": max(0, view.totals.charges - known),
+        "rows": [{"name": name, **_plain(columns)} for name, columns in sorted(rows.items())],
+        "sum": _plain(total),
+    }
+
+
+def _name(by: str, day: str, row: Row) -> str:
+    if by == "day":
+        return day
+    if not by.startswith("tag:"):
+        return str(getattr(row, by))
+    if row.tags in ("", OTHER):
+        return row.tags
+    return str(json.loads(row.tags).get(by.removeprefix("tag:"), ""))
+
+
+def _plain(columns: Columns) -> dict[str, Any]:
+    return asdict(columns) | {"cost": amount(columns.cost)}
+
+
+def _demand_journal(state_dir: Path) -> None:
+    if not (state_dir / "journal").is_dir():
+        raise NeedsOperator(f"there is no journal in {state_dir}", hint="name the right configuration with --config")
+
+
 def redrive(
     state_dir: Path,
     ids: list[str] | None,
@@ -68,12 +120,10 @@ def redrive(
     Raises LockHeld while a daemon runs, NeedsOperator when the caller may not write there, the file system is weak or
     the journal is damaged, JournalDown when it takes no write.
     """
-    journal_dir = state_dir / "journal"
-    if not journal_dir.is_dir():
-        raise NeedsOperator(f"there is no journal in {state_dir}", hint="name the right configuration with --config")
+    _demand_journal(state_dir)
     settings = QueueSettings(capacity, 0.0, 0.0, max_redrives, hold_unknown=False, retry=RetrySettings(1, 0.0, 0.0))
     journal = Journal.open(
-        journal_dir,
+        state_dir / "journal",
         segment_bytes=segment_mb << 20,
         clock=SystemClock(),
         lock_wait_s=0.0,

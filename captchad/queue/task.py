@@ -104,6 +104,7 @@ class Task:
     finished_at: float | None = None
     expires_at: float | None = None
     cost: int | None = None  # of its answer, in millionths
+    tags: str = ""  # a JSON object; "" without any
     answer: Entry | None = None
     delivery: str = ""  # "", "publishing", "delivered"
     reported: str = ""  # "", "good", "bad"
@@ -136,11 +137,12 @@ def accept_head(task_id: str, now: str, data: Mapping[str, Any], matters: Mappin
 
     That stands between `pr` and `ex`, so that a reader sees at once that there is none of it.
     """
+    tags = f',"tg":{_quote(data["tg"])}' if "tg" in data else ""
     extra = "".join([f',"{key}":{json.dumps(value)}' for key, value in matters.items()]) if matters else ""
     return (
         f',"id":{_quote(task_id)},"t":{now},"pr":{data["pr"]:d}{extra},"ex":{data["ex"]:d}'
         f',"fp":{_quote(data["fp"])},"org":{_quote(data["org"])},"line":{data["line"]:d}'
-        f"{_origin(data['src'], data['m'], data['h'])}"
+        f"{_origin(data['src'], data['m'], data['h'])}{tags}"
     ).encode("ascii")
 
 
@@ -168,6 +170,7 @@ def of_accept(data: Mapping[str, Any], entry: Entry) -> Task:
         deadline_at=data.get("dl"),
         payload=entry,
         waits_for=data.get("wait"),
+        tags=data.get("tg", ""),
     )
 
 

@@ -11,6 +11,7 @@ that is lost as a whole. What `accept` or `keep` says of a task behind the damag
 __all__ = ["MISSING", "Export", "Upkeep", "clean", "hold_doubtful", "repair", "verify"]
 
 import json
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -38,7 +39,7 @@ _BUDGET: Final = 1000
 #: Where an id stands in a record, also in one that is damaged.
 _ID = re.compile(rb'"id":"([A-Za-z0-9][A-Za-z0-9._-]{0,127})"')
 _ACCEPT = re.compile(rb'"k":"accept"')
-_NO_TASK = re.compile(rb'"k":"(?:head|epoch|beat|totals)"')
+_NO_TASK = re.compile(rb'"k":"(?:head|epoch|beat|totals|bill)"')
 
 #: A hole at the beginning of a segment that is shorter can hold its header (135 bytes at least) and no record besides.
 _HEAD_ALONE: Final = 200
@@ -531,6 +532,8 @@ class _Repair:
         # Counters and numbers go on from where they are, whatever the records said that are not there any more.
         epochs = [attempt.worker[0] for attempt in queue.view.attempts.values()]
         queue.stage("epoch", {"epoch": max([queue.view.epoch, *epochs]), "t": self._upkeep.clock.time()})
+        for day in queue.view.bill.records_for(math.inf):
+            queue.stage("bill", day)
         queue.stage("totals", queue.view.sums())
         return held
 

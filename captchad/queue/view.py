@@ -16,6 +16,7 @@ from captchad.model.errors import NewerVersion
 from captchad.model.states import Category, Priority, State
 from captchad.policy.lifecycle import Kind, next_state
 from captchad.policy.spend import Spent
+from captchad.queue.bill import Bill, Columns, Row
 from captchad.queue.due import Due
 from captchad.queue.lines import Block, Lines
 from captchad.queue.shelf import Times
@@ -66,6 +67,7 @@ class View:
         self.captchas: dict[int, Captcha] = {}
         self.totals = Totals()
         self.spent = Spent()
+        self.bill = Bill()
         self._hot_states: dict[State, int] = dict.fromkeys(State, 0)
         self.leaders: dict[str, str] = {}  # dedupe key -> task whose answer the others share
         self.followers: dict[str, list[str]] = {}  # leader's id -> those who wait for it
@@ -86,6 +88,7 @@ class View:
             "epoch": self._start_epoch,
             "beat": self._beat,
             "totals": self._take_totals,
+            "bill": self._take_bill,
             Kind.ACCEPT: self._accept,
             Kind.KEEP: self._keep,
             Kind.KEEP_ANSWER: self._keep_answer,
@@ -175,6 +178,9 @@ class View:
         self.last_n = max(self.last_n, int(data.get("n", 0)))
         self.totals = Totals(**{field.name: int(data.get(field.name, 0)) for field in fields(Totals)})
         self.spent = Spent.of_record(data.get("spent", {}))
+
+    def _take_bill(self, data: Mapping[str, Any], entry: Entry) -> None:
+        self.bill.take(data, entry)
 
     def _keep_answer(self, data: Mapping[str, Any], entry: Entry) -> Task | None:
         task = self.tasks.get(data["id"])
@@ -361,6 +367,7 @@ class View:
         task.charges += 1
         self.totals.charges += 1
         self.spent.add(data["t"], provider)
+        self._columns(task, provider, data).charges += 1
         current = n == task.n
         # The other one is polled slowly, or has brought the answer, or came in beside this one.
         beside = task.state is State.SOLVED or not (current or task.state.ended)
@@ -423,6 +430,10 @@ class View:
         task.cost = data.get("price")
         self.totals.solved += 1
         self.totals.cost += task.cost or 0
+        columns = self._columns(task, task.provider, data)
+        columns.solved += 1
+        columns.cost += task.cost or 0
+        columns.unpriced += task.cost is None
 
     def _on_dead(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
         attempt = self._close_attempt(n)
@@ -517,7 +528,13 @@ class View:
         """A submit that may be charged: caps count it as if it were."""
         task.unknown_submits += 1
         self.totals.unknown_submits += 1
-        self.spent.add(data["t"], attempt.provider if attempt else task.provider or "")
+        provider = attempt.provider if attempt else task.provider or ""
+        self.spent.add(data["t"], provider)
+        self._columns(task, provider, data).unknown_submits += 1
+
+    def _columns(self, task: Task, provider: str | None, data: Mapping[str, Any]) -> Columns:
+        """Where on the bill something counts that a record says of `task`."""
+        return self.bill.row(data["t"], Row(task.method, task.host, provider or "", task.tags))
 
     def _attempt_over(self, task: Task, n: int, data: Mapping[str, Any]) -> None:
         self._close_attempt(n)
@@ -543,6 +560,8 @@ class View:
         for captcha in list(self.captchas_of(task)):
             self._close_captcha(captcha.n)
         self.undelivered[task.id] = None
+        if task.state is not State.SOLVED:
+            self._columns(task, task.provider, data).failed += 1
         # Its followers have records of their own: whether the answer is fresh is a matter of time.
         if task.state is not State.SOLVED:
             self._lead_no_more(task)
@@ -709,6 +728,7 @@ class View:
             "tasks": {task.id: self.snapshot(task) for task in self.tasks.values()},
             "totals": self.totals_record(),
             "spent": self.spent.record(),
+            "bill": self.bill.plain(),
             "last_n": self.last_n,
             "states": {str(state): count for state, count in self.states.items()},
             "leaders": dict(self.leaders),

@@ -24,7 +24,7 @@ from tests.journal.kit import Killed
 from tests.support.clock import FakeClock
 
 #: Every kind of record that the queue writes.
-KINDS = {*map(str, Kind), "epoch", "beat", "totals"}
+KINDS = {*map(str, Kind), "epoch", "beat", "totals", "bill"}
 
 Scene = Generator[None, None, Any]
 

@@ -1,5 +1,6 @@
 """What captchas cost, through the whole daemon, compared with the practice provider's ledger."""
 
+import json
 import signal
 from collections.abc import Iterator
 from decimal import Decimal
@@ -26,7 +27,8 @@ def daemon(sandbox: Sandbox, tmp_path: Path) -> Iterator[Daemon]:
 
 def run(daemon: Daemon, *ids: str) -> list[float | None]:
     """What each of these tasks has cost."""
-    daemon.drop([{"id": each, "sitekey": each, "pageurl": "https://example.com/"} for each in ids])
+    tags = {"customer": "x"}
+    daemon.drop([{"id": each, "sitekey": each, "pageurl": "https://example.com/", "tags": tags} for each in ids])
     eventually(lambda: set(ids) <= set(daemon.results()), timeout=30.0)
     return [daemon.results()[each]["cost"] for each in ids]
 
@@ -46,6 +48,9 @@ def test_the_price_of_an_answer_is_in_its_result_and_in_the_totals(daemon: Daemo
 
     daemon.restart()
     assert Decimal(str(daemon.status()["queue"]["cost_total"])) == Decimal("0.503")
+    bill = json.loads(daemon.ctl("bill", "--by", "tag:customer", "--json").stdout)
+    row = {"charges": 5, "solved": 5, "failed": 0, "unknown_submits": 0, "cost": 0.503, "unpriced": 1}
+    assert bill["rows"] == [{"name": "x", **row}]
     spent = sum(Decimal(str(captcha["charged"])) for captcha in sandbox.captchas())
     assert spent == Decimal("0.005")
 
