@@ -371,6 +371,8 @@ class Providers:
         if before.tripped and not lane.breaker.tripped:
             lane.retries.begin_anew()
             self._log.warning(f"provider {provider}: closed again after {before.reason}")
+            if before.reason != NEW_KEY:
+                lane.capacity = capacities.on_recovered(lane.capacity, self._accepted(provider), now)
 
     def poll_answered(self, provider: str) -> None:
         """It has answered a poll properly."""

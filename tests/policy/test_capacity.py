@@ -3,8 +3,21 @@
 from collections import deque
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from captchad.policy.capacity import DECREASE, WINDOW_S, Capacity, free_at, grown_at, limit, on_saturated, on_threads
+from captchad.policy.capacity import (
+    DECREASE,
+    DOUBLE_S,
+    WINDOW_S,
+    Capacity,
+    free_at,
+    grown_at,
+    limit,
+    on_recovered,
+    on_saturated,
+    on_threads,
+)
 
 NOW = 1000.0
 
@@ -114,3 +127,20 @@ def test_a_plan_is_used_well_and_hardly_overrun(threads: int) -> None:
 )  # fmt: skip
 def test_the_next_submit_waits_until_the_window_has_room(submits: list[float], at: float) -> None:
     assert free_at(deque(submits), 3) == at
+
+
+def test_after_an_outage_the_number_in_flight_doubles_up_to_all() -> None:
+    capacity = on_recovered(Capacity(), 3, now=100.0)
+    assert [limit(capacity, 1000, 100.0 + DOUBLE_S * step) for step in (0, 1, 2, 5, 9)] == [3, 6, 12, 96, 1000]
+    assert limit(capacity, 1000, 1e9) == 1000
+
+
+@given(recovered=st.integers(0, 50), in_flight=st.integers(0, 120), learned=st.none() | st.floats(1.0, 100.0))
+def test_there_is_room_when_it_is_said_to_come(recovered: int, in_flight: int, learned: float | None) -> None:
+    capacity = on_recovered(Capacity(learned=learned, grows_from=90.0), recovered, now=100.0)
+    at = grown_at(capacity, in_flight, 100, 100.0)
+    if at is None:
+        assert limit(capacity, 100, 100.0) > in_flight or in_flight >= 100
+    else:
+        assert at > 100.0
+        assert limit(capacity, 100, at) > in_flight

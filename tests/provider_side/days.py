@@ -34,7 +34,7 @@ class Plan:
 
 DAY = Plan(load_s=22 * 3600.0, every_s=10.0, start_s=10 * 3600.0, outage_s=600.0)
 LONG = replace(DAY, outage_s=4 * 3600.0)
-HALF_HOUR = Plan(load_s=1500.0, every_s=5.0, start_s=300.0, outage_s=420.0)
+SHORT = Plan(load_s=1000.0, every_s=5.0, start_s=200.0, outage_s=420.0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Day:
     polls_each: float  # for each captcha
     minute: int  # calls in the first minute after the outage
     usual: float  # calls in a usual minute
+    burst: int  # submits within 3 s of the first that was taken again
 
 
 # --- the outages: what each does to a service
@@ -171,6 +172,7 @@ def live(kind: str, plan: Plan) -> Day:
         service.solve_s, service.trouble = usual
         clear = load.run(plan.load_s - plan.start_s - plan.outage_s, lambda: world.waiting <= 1)
         world.run(QUIET_S, lambda: not view.unfinished)
+        again = min((each.taken_at for each in service.captchas.values() if each.taken_at >= end), default=None)
         during = Counter(call.op for call in service.calls if start <= call.at < end)
         return Day(
             kind=kind,
@@ -178,9 +180,7 @@ def live(kind: str, plan: Plan) -> Day:
             polls=during["poll"],
             faults=None if opened is None else sum(at <= opened for at in service.struck),
             noticed_s=None if opened is None else opened - service.struck[0],
-            taken_s=min(
-                (each.taken_at - end for each in service.captchas.values() if each.taken_at >= end), default=None
-            ),
+            taken_s=None if again is None else again - end,
             clear_s=None if clear is None else clear - end,
             tasks=load.tasks,
             lost=load.tasks - view.totals.solved - view.totals.dead,
@@ -189,7 +189,8 @@ def live(kind: str, plan: Plan) -> Day:
             double=_double_charges(world, service),
             polls_each=service.count("poll") / len(service.captchas),
             minute=sum(end <= call.at < end + 60.0 for call in service.calls),
-            usual=sum(start - 240.0 <= call.at < start for call in service.calls) / 4.0,
+            burst=0 if again is None else service.count("submit", again, again + 3.0),
+            usual=sum(start - 180.0 <= call.at < start for call in service.calls) / 3.0,
         )
 
 
@@ -217,6 +218,7 @@ COLUMNS = (
     ("polls a captcha", lambda day: f"{day.polls_each:.1f}"),
     ("calls in the first minute", lambda day: f"{day.minute}"),
     ("in a usual one", lambda day: f"{day.usual:.0f}"),
+    ("submits in its first 3 s", lambda day: f"{day.burst}"),
 )
 
 
@@ -242,4 +244,4 @@ def main(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    main(HALF_HOUR if "--short" in sys.argv else DAY)
+    main(SHORT if "--short" in sys.argv else DAY)
