@@ -69,6 +69,12 @@ def _status(options: Namespace) -> int:
     return live.status(options)
 
 
+def _providers(options: Namespace) -> int:
+    from captchad.cli import live
+
+    return live.providers(options)
+
+
 def _health(options: Namespace) -> int:
     from captchad.cli import live
 
@@ -190,6 +196,13 @@ def _parser() -> argparse.ArgumentParser:
 
     status = verb(verbs, "status", "how the daemon is (exit 0 running, 3 not running, 4 unknown)", _status)
     status.add_argument("--watch", type=_seconds, metavar="S", help="again every S seconds, until Ctrl-C")
+
+    verb(
+        verbs,
+        "providers",
+        "the providers: breaker, captchas in flight, balance, threads, what they wait for",
+        _providers,
+    )
 
     health = verb(verbs, "health", "one line in the format of monitoring plugins (exit 0 to 3)", _health)
     for letter, name, default_s in (("-w", "--warning", _WARNING_S), ("-c", "--critical", _CRITICAL_S)):

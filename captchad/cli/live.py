@@ -1,6 +1,6 @@
-"""captchactl's verbs about the daemon itself: status, health, reload."""
+"""captchactl's verbs about the daemon itself: status, providers, health, reload."""
 
-__all__ = ["find_status", "health", "reload", "status"]
+__all__ = ["find_status", "health", "providers", "reload", "status"]
 
 import json
 import os
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from captchad.cli.exits import Exit
 from captchad.cli.places import Places, find
-from captchad.cli.render import clean, style_for
+from captchad.cli.render import clean, duration, style_for
+from captchad.cli.render import providers as render_providers
 from captchad.cli.render import status as render_status
 from captchad.control.client import call
 from captchad.model.errors import CaptchadError, NotRunning
@@ -61,6 +62,23 @@ def _print_status(options: Namespace) -> int:
         sys.stdout.flush()
         print(f"captchactl: {clean(seen.why)}", file=sys.stderr)
     return seen.code
+
+
+def providers(options: Namespace) -> int:
+    """A line for each provider; from the status file when no daemon answers. Raises NotRunning without either."""
+    seen = find_status(find(options.config, options.socket))
+    if seen.status is None:
+        raise NotRunning(seen.why) if seen.code is Exit.STATUS_DEAD else CaptchadError(seen.why)
+    if options.json:
+        shown = {name: seen.status.get(name) for name in ("source", "age_s", "providers")}
+        print(json.dumps({"schema": 1, **shown}, indent=2))
+    else:
+        sys.stdout.write(render_providers(seen.status))
+    if seen.why:
+        sys.stdout.flush()
+        age = duration(seen.status.get("age_s"))
+        print(f"captchactl: {clean(seen.why)}; this is from the status file, {age} old", file=sys.stderr)
+    return Exit.OK
 
 
 def find_status(places: Places) -> Seen:

@@ -151,12 +151,29 @@ def _queue(queue: dict[str, Any]) -> str:
 
 
 def _provider(provider: dict[str, Any], style: Style) -> str:
-    rate = provider.get("solve_rate")
-    solved = f"{100 * rate:.0f} % solved" if isinstance(rate, int | float) else "nothing solved yet"
+    rate = _percent(provider.get("solve_rate"))
+    solved = "nothing solved yet" if rate == "-" else f"{rate} solved"
     line = f"provider  {clean(provider.get('name'))}: breaker {style.word(provider.get('breaker'))}, "
     line += f"{_number(provider, 'in_flight')} in flight, {solved}"
     balance = provider.get("balance")
     return line + (f", balance {clean(balance)}" if balance is not None else "") + "\n"
+
+
+def providers(found: dict[str, Any]) -> str:
+    """A line for each provider, and what keeps it from more work."""
+    rows = [
+        (
+            clean(each.get("name")),
+            clean(each.get("breaker")),
+            f"{_number(each, 'in_flight')}/{_number(each, 'limit')}",
+            _percent(each.get("solve_rate")),
+            clean(each.get("balance")),
+            f"{_number(each, 'working_threads')}/{_number(each, 'threads')}",
+            clean(each.get("held_back")),
+        )
+        for each in _list(found, "providers")
+    ]
+    return table(("NAME", "BREAKER", "IN FLIGHT", "SOLVED", "BALANCE", "THREADS", "WAITS FOR"), rows)
 
 
 def show_task(task: dict[str, Any]) -> str:
@@ -191,6 +208,10 @@ def _plain(name: str, value: Any) -> str:
 
 def _number(values: dict[str, Any], name: str) -> str:
     return clean(values.get(name))
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.0f} %" if isinstance(value, int | float) else "-"
 
 
 def _mebibytes(value: Any) -> str:

@@ -104,7 +104,7 @@ class Accounts:
         account, lane = self.accounts.get(provider), self._providers.lanes.get(provider)
         if code != ZERO_BALANCE or account is None or lane is None:
             return False
-        if len(account.not_offered) == len(_QUESTIONS) or not self._asks.able:
+        if len(account.not_offered) == len(_QUESTIONS) or not self._may_ask(provider):
             return False
         if lane.unexplained or self._clock.monotonic() < lane.capacity.wait_until or self._is_open(provider):
             self._providers.note(provider, "submit", code)  # it was under way, and says nothing new
@@ -146,7 +146,7 @@ class Accounts:
     # ---------------------------------------------------------------- asking
 
     def _ask(self, name: str, account: Account) -> None:
-        if account.asking or not self._asks.able:
+        if account.asking or not self._may_ask(name):
             return
         left = [what for what in _QUESTIONS if what not in account.not_offered]
         around = _Round(self._is_unexplained(name), left)
@@ -165,10 +165,10 @@ class Accounts:
                 self._conclude(name, account, around)
 
     def _told(self, name: str, account: Account, around: _Round, what: What, told: Told | Fault) -> None:
-        self._providers.note(name, what, told.code if isinstance(told, Fault) else "ok")
         if isinstance(told, Fault):
             self._note_fault(name, account, around, what, told)
         else:
+            self._providers.note(name, what, "ok")
             around.balance = told.balance if what == "balance" else around.balance
             around.threads = told.threads if what == "threads" else around.threads
         self._next(name, account, around)
@@ -180,6 +180,9 @@ class Accounts:
             around.left.clear()  # a key that is refused once more may get this address banned
         if lookup(fault.code).suspends:
             self._providers.fault(name, what, fault.code, fault.category)
+            around.left.clear()
+        else:
+            self._providers.note(name, what, fault.code)
 
     def _conclude(self, name: str, account: Account, around: _Round) -> None:
         if around.threads is not None:
@@ -238,6 +241,10 @@ class Accounts:
 
     def _recheck_at(self, account: Account) -> float:
         return self._clock.monotonic() + max(account.settings.pause_s, RECHECK_LEAST_S)
+
+    def _may_ask(self, provider: str) -> bool:
+        """Whether somebody can, and does not prolong a ban by it."""
+        return self._asks.able and not self._providers.suspended_s(provider)
 
     def _is_unexplained(self, provider: str) -> bool:
         lane = self._providers.lanes.get(provider)

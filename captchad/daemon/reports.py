@@ -27,6 +27,12 @@ def report(parent: Parts, task_id: str, verdict: str) -> Reply:
         )
     if not asks.able:
         raise TryLater("there is no worker that could send it now", hint="nothing was sent; try again in a moment")
+    known = queue.view.tasks.peek(task_id)
+    if known is not None and (banned_s := parent.providers.suspended_s(known.provider or "")):
+        raise TryLater(
+            f"provider {known.provider} refuses every call for {banned_s:.0f} s",
+            hint="nothing was sent; try again then",
+        )
     task = queue.report(task_id, verdict, lanes)
     if isinstance(task, Refusal):
         return refuse(task.reason)

@@ -110,6 +110,19 @@ def test_a_refused_key_is_not_shown_twice_at_a_time(bench: Accountant) -> None:
     assert bench.tick(10.0) == []
 
 
+def test_nobody_is_asked_during_a_ban(bench: Accountant) -> None:
+    settle(bench)
+    (n,) = bench.order("a")
+    bench.refuse(n)
+    bench.answers(threads=10, working=0)
+    bench.answers(balance=0.0)
+    assert bench.tick(1.0) == ["threads"]
+    assert bench.fault("ERROR: 1005") == []
+    for _ in range(3):
+        assert bench.tick(10.0) == []
+    assert bench.tick(TRIAL_S) == ["threads"]
+
+
 def test_nothing_is_submitted_until_a_refusal_is_explained(bench: Accountant) -> None:
     settle(bench)
     n, m = bench.order("a", "b")

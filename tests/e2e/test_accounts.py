@@ -1,5 +1,6 @@
 """Accounts at a real provider: no funds and no free thread told apart, money that comes back, low balances."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def test_balance_and_threads_are_known_from_the_start(tmp_path: Path) -> None:
         eventually(lambda: provider(daemon)["balance"] is not None)
         row = provider(daemon)
         assert (row["balance"], row["threads"], row["working_threads"]) == (12.5, 7, 0)
+        live = daemon.ctl("providers")
+        line = ["sandbox", "closed", "0/7", "-", "12.5", "0/7", "-"]
+        assert [row.split() for row in live.stdout.splitlines()[1:]] == [line]
+        assert live.stderr == ""
+
+        daemon.stop()
+        dead = daemon.ctl("providers")
+        assert (dead.returncode, dead.stdout) == (0, live.stdout)
+        assert "from the status file" in dead.stderr
+        shown = json.loads(daemon.ctl("providers", "--json").stdout)
+        assert (shown["source"], shown["providers"][0]["balance"]) == ("file", 12.5)
+        (daemon.state_dir / "status.json").unlink()
+        assert daemon.ctl("providers").returncode == 7
 
 
 def test_without_funds_nothing_is_submitted_until_there_is_money_again(tmp_path: Path) -> None:
