@@ -39,8 +39,9 @@ RETRY_SHARE = 0.2
 #: It fails when more than that share of so many latest attempts did.
 JUDGED_ATTEMPTS = 10
 
-#: So many retries are allowed in that time in any case: without first attempts only they can show that it is well.
-FEWEST_RETRIES = JUDGED_ATTEMPTS
+#: So many retries are allowed in that time in any case, one a second: they burden nobody, and where there are no first
+#: attempts only they can show that the provider is well again.
+FEWEST_RETRIES = 60
 
 
 @dataclass(frozen=True, slots=True)
