@@ -41,6 +41,7 @@ class Lines:
         self._kept: list[tuple[float, Priority, str]] = []  # queued before all that stand in `_ready`
         self._delayed: list[tuple[float, int, str]] = []
         self._ticket = 0
+        self._postponed: set[str] = set()  # delayed by `postpone`
         self._ages: list[tuple[float, str]] = []  # when those were queued that are not cold, or were not
 
     @property
@@ -63,6 +64,7 @@ class Lines:
         self._hot[task.where] -= 1
         if task.where == _DELAYED:
             self._ready[task.priority].append(task.id)
+            self._postponed.discard(task.id)
 
     def warmed(self) -> None:
         """A cold task is hot now; it keeps its place."""
@@ -89,6 +91,7 @@ class Lines:
         heapq.heappush(self._ages, (task.queued_at, task.id))
         heapq.heappush(self._delayed, (until, self._ticket, task.id))
         task.where, task.ticket = _DELAYED, self._ticket
+        self._postponed.add(task.id)
         self._hot[_READY] -= 1
         self._hot[_DELAYED] += 1
 
@@ -97,6 +100,7 @@ class Lines:
         if task.where:
             self._hot[task.where] -= 1
             task.where = _NOWHERE
+            self._postponed.discard(task.id)
 
     def ripen(self, now: float) -> None:
         """Move delayed tasks that are due at `now` into the ready lines."""
@@ -108,6 +112,7 @@ class Lines:
                 self._hot[_READY] += 1
                 task.where = _READY
                 self._ready[task.priority].append((task_id, ticket))
+                self._postponed.discard(task_id)
 
     def put_back(self, task: Task, place: str) -> None:
         """A hot pending task comes from an index: a ready one stands in one of the blocks, others join in order."""
@@ -127,7 +132,7 @@ class Lines:
 
         Those that were postponed are ready from now on, as they will be after the restart that this is asked for.
         """
-        for task in [task for task in self._tasks.hot.values() if task.where == _DELAYED and task.due_at <= 0.0]:
+        for task in [self._tasks.hot[task_id] for task_id in self._postponed]:
             self.leave(task)
             self.join(task)
         if self._kept:

@@ -316,7 +316,7 @@ class Tasks:
         entry = Entry(place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1, 0)
         try:
             task = self._of_rows(task_id, entry) if place == self._rows_at else self._of_record(task_id, entry)
-        except JournalDamaged:
+        except (JournalDamaged, ValueError):  # an index may name a segment that is not there
             task = None
         # A record that speaks of another task is as good as none.
         return unreadable_task(task_id, state, entry) if task is None or task.id != task_id else task
