@@ -398,6 +398,17 @@ class Limits:
     charges_per_day: int = field(
         default=0, metadata=_charges("Charges of all providers in any 24 hours at most; tasks beyond wait. 0: no cap.")
     )
+    tag: str = field(
+        default="",
+        metadata=_key(
+            Word(r"[ -~]{0,128}", "printable ASCII, at most 128 characters"),
+            'Name of the tag by whose values `tag_charges_per_day` counts, like "customer".',
+        ),
+    )
+    tag_charges_per_day: int = field(
+        default=0,
+        metadata=_charges("Charges for one value of `tag` in any 24 hours at most; its tasks wait. 0: no cap."),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,6 +177,9 @@ class Dispatcher:
                 return
             if self._is_too_late(task):
                 continue
+            if (room_at := self.spending.tag_room_at(task)) is not None:
+                self.queue.view.postpone(task, room_at)
+                continue
             place = self._choose_place()
             if place is not None and task.tried and not self.providers.may_retry(place[0]):
                 self.queue.wait_for_budget(task)
@@ -250,7 +253,7 @@ class Dispatcher:
             lease_s = min(lease_s, task.deadline_at - self._clock.time())
         key_id = self.providers.lanes[provider].settings.key_id
         again = task.tried
-        n = self.queue.order(task, provider, load.worker.key, key_id)
+        n = self.queue.order(task, provider, load.worker.key, key_id, self.spending.tag_of(task))
         self.providers.ordered(provider, again=again)
         load.submits[n] = provider
         message = {
@@ -440,7 +443,7 @@ class Dispatcher:
         if task.state is State.SUBMITTED:
             captcha = self.queue.view.captchas.get(task.n)
             return task.n in self._unpolled and captcha is not None and captcha.provider in self.providers.lanes
-        if task.priority > self.degradation.bar:
+        if task.priority > self.degradation.bar or self.spending.tag_room_at(task) is not None:
             return False
         return task.state is State.PENDING and task.where == "ready" and self._choose_provider() is not None
 

@@ -50,10 +50,12 @@ def degradation_settings(config: Config) -> DegradationSettings:
     )
 
 
-def spending_caps(config: Config) -> tuple[Caps, dict[str, Caps]]:
-    """Of all together, and of each provider."""
+def spending_caps(config: Config) -> tuple[Caps, dict[str, Caps], str, Caps]:
+    """Of all together, of each provider, and of each value of the tag that is named."""
     each = {provider.name: Caps(provider.charges_per_hour, provider.charges_per_day) for provider in config.providers}
-    return Caps(config.limits.charges_per_hour, config.limits.charges_per_day), each
+    limits = config.limits
+    all_, each_tag = Caps(limits.charges_per_hour, limits.charges_per_day), Caps(day=limits.tag_charges_per_day)
+    return all_, each, limits.tag, each_tag
 
 
 def crew_settings(config: Config) -> CrewSettings:

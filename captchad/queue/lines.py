@@ -95,6 +95,12 @@ class Lines:
         self._hot[_READY] -= 1
         self._hot[_DELAYED] += 1
 
+    def bring_back(self) -> None:
+        """Those that were postponed are ready again, in their order."""
+        for task in sorted((self._tasks.hot[task_id] for task_id in self._postponed), key=lambda task: task.ticket):
+            self.leave(task)
+            self.join(task)
+
     def leave(self, task: Task) -> None:
         """It stands in no line any more."""
         if task.where:
@@ -132,9 +138,7 @@ class Lines:
 
         Those that were postponed are ready from now on, as they will be after the restart that this is asked for.
         """
-        for task in [self._tasks.hot[task_id] for task_id in self._postponed]:
-            self.leave(task)
-            self.join(task)
+        self.bring_back()
         if self._kept:
             self._line_up_kept()
         found = {priority: list(dict.fromkeys(self._standing(line))) for priority, line in self._ready.items()}

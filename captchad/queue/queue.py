@@ -318,13 +318,15 @@ class Queue:
 
     # ---------------------------------------------------------------- attempts
 
-    def order(self, task: Task, provider: str, worker: WorkerKey, key_id: str) -> int:
+    def order(self, task: Task, provider: str, worker: WorkerKey, key_id: str, tag: str = "") -> int:
         """Stage `submitting`; returns the attempt's number. The worker may be told after the commit.
 
-        `key_id` names the API key that it is submitted with, and tells nothing of it.
+        `key_id` names the API key that it is submitted with, and tells nothing of it. A charge counts for `tag`.
         """
         n = self.view.last_n + 1
         record = {"id": task.id, "t": self.clock.time(), "n": n, "prov": provider, "key": key_id, "w": list(worker)}
+        if tag:
+            record["tag"] = tag
         self.stage(Kind.SUBMITTING, record)
         return n
 

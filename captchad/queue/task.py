@@ -49,6 +49,7 @@ class Attempt:
     worker: WorkerKey
     ordered_at: float
     key_id: str  # names the API key without telling it
+    tag: str = ""  # the tag whose charges are capped
 
 
 @dataclass(slots=True)

@@ -248,8 +248,8 @@ class View:
         """What is under way for `task`, as a snapshot says."""
         for n, provider, cid, submitted_at, key_id, late in data.get("captchas", ()):
             self._open_captcha(task, Captcha(n, task.id, provider, cid, submitted_at, key_id, late))
-        for n, provider, worker, ordered_at, key_id in data.get("open", ()):
-            self._open_attempt(task, Attempt(n, task.id, provider, (worker[0], worker[1]), ordered_at, key_id))
+        for n, provider, worker, *rest in data.get("open", ()):
+            self._open_attempt(task, Attempt(n, task.id, provider, (worker[0], worker[1]), *rest))
 
     def _kept(self, known: Task | None, data: Mapping[str, Any], entry: Entry) -> Task:
         """The task of a snapshot, hot. One that is known keeps its place in its line."""
@@ -290,7 +290,7 @@ class View:
         if self.leads(task):
             data["lead"] = True
         data["captchas"] = [[c.n, c.provider, c.cid, c.submitted_at, c.key_id, c.late] for c in self.captchas_of(task)]
-        data["open"] = [[a.n, a.provider, a.worker, a.ordered_at, a.key_id] for a in self.attempts_of(task)]
+        data["open"] = [[a.n, a.provider, a.worker, a.ordered_at, a.key_id, a.tag] for a in self.attempts_of(task)]
         return data
 
     def leads(self, task: Task) -> bool:
@@ -357,7 +357,8 @@ class View:
         task.cid = None
         task.attempts += 1
         worker = data["w"]
-        self._open_attempt(task, Attempt(n, task.id, data["prov"], (worker[0], worker[1]), data["t"], data["key"]))
+        attempt = Attempt(n, task.id, data["prov"], (worker[0], worker[1]), data["t"], data["key"], data.get("tag", ""))
+        self._open_attempt(task, attempt)
 
     def _on_submitted(self, task: Task, n: int, data: Mapping[str, Any], entry: Entry) -> None:
         attempt = self._close_attempt(n)
@@ -366,7 +367,7 @@ class View:
         provider = attempt.provider if attempt else data["prov"]
         task.charges += 1
         self.totals.charges += 1
-        self.spent.add(data["t"], provider)
+        self.spent.add(data["t"], provider, attempt.tag if attempt else "")
         self._columns(task, provider, data).charges += 1
         current = n == task.n
         # The other one is polled slowly, or has brought the answer, or came in beside this one.
@@ -529,7 +530,7 @@ class View:
         task.unknown_submits += 1
         self.totals.unknown_submits += 1
         provider = attempt.provider if attempt else task.provider or ""
-        self.spent.add(data["t"], provider)
+        self.spent.add(data["t"], provider, attempt.tag if attempt else "")
         self._columns(task, provider, data).unknown_submits += 1
 
     def _columns(self, task: Task, provider: str | None, data: Mapping[str, Any]) -> Columns:
@@ -642,6 +643,10 @@ class View:
     def postpone(self, task: Task, until: float) -> None:
         """A ready task waits until then (UTC). Not recorded: after a restart it is ready."""
         self._lines.postpone(task, until)
+
+    def bring_back(self) -> None:
+        """Those that were postponed are ready again."""
+        self._lines.bring_back()
 
     def next_due(self) -> float | None:
         """UTC time at which the next delayed task is due (or a little earlier: stale places count)."""

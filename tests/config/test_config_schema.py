@@ -74,7 +74,7 @@ DEFAULTS = {
         "degraded_queue_ratio": 0.75,
         "hold_s": 30,
     },
-    "limits": {"charges_per_hour": 0, "charges_per_day": 0},
+    "limits": {"charges_per_hour": 0, "charges_per_day": 0, "tag": "", "tag_charges_per_day": 0},
     "http": {"listen": "127.0.0.1:8480"},
 }
 LEAST = {

@@ -99,3 +99,62 @@ def test_a_provider_at_its_cap_leaves_the_tasks_to_the_others(bench: Bench) -> N
     ]
     bench.dispatcher.spending.configure(Caps(), {"p": Caps(hour=3)})
     assert ordered(bench) == ["p", "q"]
+
+
+def accept_of(bench: Bench, customer: str, *ids: str) -> None:
+    """Tasks of one customer."""
+    for task_id in ids:
+        data = {
+            "pr": 2, "ex": 1, "fp": task_id, "org": task_id, "src": "f.json", "line": 0, "m": "userrecaptcha",
+            "h": "example.com", "tg": f'{{"customer":"{customer}"}}',
+        }  # fmt: skip
+        payload = b'{"id":"%s","sitekey":"k","pageurl":"https://example.com/"}' % task_id.encode()
+        bench.queue.accept(task_id, data, payload)
+    bench.queue.commit()
+
+
+def ordered_ids(bench: Bench) -> list[str]:
+    before = bench.queue.view.last_n
+    bench.turn()
+    return [attempt.task_id for n, attempt in bench.queue.view.attempts.items() if n > before]
+
+
+def test_a_tag_at_its_cap_lets_the_others_go_past(bench: Bench) -> None:
+    bench.worker(1)
+    bench.dispatcher.spending.configure(Caps(), {}, "customer", Caps(day=2))
+    accept_of(bench, "x", "x1", "x2", "x3", "x4")
+    accept_of(bench, "y", "y1")
+    bench.accept("none")
+    assert ordered_ids(bench) == ["x1", "x2", "y1", "none"]
+    assert list(bench.dispatcher.spending.problems()) == []
+    charge_all(bench)
+    assert ordered_ids(bench) == []
+    (problem,) = bench.dispatcher.spending.problems()
+    assert problem.startswith("limits.tag_charges_per_day = 2 is reached for customer x; their tasks wait; room again")
+    assert bench.queue.view.lines == {"ready": 0, "delayed": 2, "waiting": 0}
+
+    bench.clock.advance(25 * HOUR)
+    assert ordered_ids(bench) == ["x3", "x4"]
+
+
+def test_room_of_a_submit_that_is_not_charged_goes_to_the_next_one_soon(bench: Bench) -> None:
+    worker = bench.worker(1)
+    bench.dispatcher.spending.configure(Caps(), {}, "customer", Caps(day=1))
+    accept_of(bench, "x", "x1", "x2")
+    bench.turn()
+    ((_, n),) = bench.told(worker)
+    bench.queue.cancel("x1")
+    bench.says(worker, "out", n, o="not_sent", reason="recall")
+    bench.clock.advance(6.0)
+    assert ordered_ids(bench) == ["x2"]
+
+
+def test_a_cap_that_is_taken_away_lets_the_tasks_go_at_once(bench: Bench) -> None:
+    bench.worker(1)
+    bench.dispatcher.spending.configure(Caps(), {}, "customer", Caps(day=1))
+    accept_of(bench, "x", "x1", "x2")
+    assert ordered_ids(bench) == ["x1"]
+    charge_all(bench)
+    assert ordered_ids(bench) == []
+    bench.dispatcher.spending.configure(Caps(), {}, "customer", Caps(day=2))
+    assert ordered_ids(bench) == ["x2"]

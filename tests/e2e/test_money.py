@@ -62,15 +62,23 @@ def test_a_cap_on_charges_is_never_exceeded_and_what_is_beyond_it_waits(sandbox:
         return "limits.charges_per_hour = 7 is reached" in problems and status["queue"]["solved_total"] == 7
 
     provider = {"first_poll_s": 0.1, "poll_s": 0.1}
-    with Daemon(tmp_path, sandbox, {"provider": provider, "limits": {"charges_per_hour": 7}}) as daemon:
-        ids = daemon.drop([{"id": f"t{n}", "sitekey": "k", "pageurl": "https://example.com/"} for n in range(20)])
+    limits = {"charges_per_hour": 7, "tag": "customer", "tag_charges_per_day": 3}
+    with Daemon(tmp_path, sandbox, {"provider": provider, "limits": limits}) as daemon:
+        task = {"sitekey": "k", "pageurl": "https://example.com/"}
+        customers = [{"customer": "x"}, {}]
+        ids = daemon.drop([task | {"id": f"t{n}", "tags": customers[n % 2]} for n in range(20)])
         eventually(at_the_cap)
+        tags = [
+            result["tags"] for result in eventually(lambda: len(daemon.results()) == 7 and daemon.results()).values()
+        ]
+        assert tags.count({"customer": "x"}) == 3
         daemon.restart(signal.SIGKILL)
         eventually(at_the_cap)
         assert sandbox.totals()["charges"] == 7
-        assert daemon.status()["queue"]["pending"] == 13
+        queue = daemon.status()["queue"]
+        assert queue["pending"] + queue["delayed"] == 13
 
-        daemon.config["limits"]["charges_per_hour"] = 0
+        daemon.config["limits"] = {}
         daemon.write_config()
         assert daemon.ctl("reload").returncode == 0
         eventually(lambda: set(ids) <= set(daemon.results()))

@@ -7,7 +7,8 @@ from bisect import bisect_right
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captchad.policy.spend import ALL, Caps, Spent
+from captchad.journal.records import MAX_RECORD
+from captchad.policy.spend import ALL, TAGS_MOST, Caps, Spent, tag_of
 
 START = 1_763_800_000.0
 HOUR, DAY = 3600.0, 86400.0
@@ -92,3 +93,24 @@ def test_a_record_says_all_of_it() -> None:
     again = Spent.of_record(json.loads(json.dumps(spent.record())))
     assert again.record() == spent.record()
     assert again.count("a", "day", START + 40000) == spent.count("a", "day", START + 40000) > 0
+
+
+def test_each_value_of_a_tag_is_counted_apart_until_there_are_too_many() -> None:
+    spent = Spent()
+    for number in range(TAGS_MOST + 50):
+        spent.add(START + number % 90000, "p", tag_of(f"c{number}"))
+    assert spent.count(tag_of("c1"), "day", START) == 1
+    assert spent.held(tag_of("c1"), Caps(day=1), 0, START) is not None
+    late = tag_of(f"c{TAGS_MOST + 49}")
+    assert spent.count(late, "day", START) > 1, "the further ones share a cap"
+    assert len(spent.tags()) <= TAGS_MOST
+    spent.add(START + 3 * DAY, "p", late)
+    assert spent.tags() == [late]
+
+
+def test_however_many_and_long_the_values_a_record_of_them_is_no_too_long_one() -> None:
+    spent = Spent()
+    for number in range(TAGS_MOST):
+        for hour in range(25):
+            spent.add(START + HOUR * hour, "p", tag_of(f"{number:04}" + "\U0001f600" * (number % 2 * 2000 or 30)))
+    assert len(json.dumps(spent.record())) < MAX_RECORD - 10_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from captchad.journal.store import Journal
-from captchad.policy.spend import ALL, Caps
+from captchad.policy.spend import ALL, Caps, tag_of
 from captchad.queue.queue import Queue
 from tests.queue.test_queue_dedupe import SETTINGS, Kit
 
@@ -53,6 +53,18 @@ def test_a_cap_holds_when_the_records_of_the_charges_are_gone(kit: IndexedKit) -
     kit.clock.advance(held.until - now)
     kit.restart()
     assert kit.queue.view.spent.held(ALL, Caps(day=5), 0, kit.clock.time()) is None
+
+
+def test_a_tag_counts_after_a_restart_also_of_a_submit_that_was_under_way(kit: IndexedKit) -> None:
+    """`keep` says the tag of a submit whose own record is gone."""
+    n = kit.queue.order(kit.accept("a", key=""), "p", (1, 1), "k", tag_of("x"))
+    kit.queue.commit()
+    kit.fill_segments(3)
+    kit.queue.clean_all()
+    kit.restart()
+    kit.queue.submitted(n, "1")
+    kit.restart()
+    assert kit.queue.view.spent.count(tag_of("x"), "day", kit.clock.time()) == 1
 
 
 def test_an_index_knows_the_charges(kit: IndexedKit) -> None:
