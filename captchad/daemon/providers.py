@@ -24,8 +24,9 @@ from captchad.policy.breaker import Breaker, BreakerSettings
 from captchad.policy.capacity import Capacity
 from captchad.policy.routing import Absence
 
-#: So many of the latest captchas make the error rate: an outage of yesterday says nothing of today.
-RECENT_ENDS = 200
+#: So many of the latest captchas are remembered for the error rate. With fewer, a second's failures at a high load
+#: (captchas that a provider forgot when it was restarted) would be a fifth of all and hold everything back.
+RECENT_ENDS = 5000
 
 #: Reasons of `not_sent` that say nothing about the provider.
 OUR_OWN = frozenset({"lease", "recall", "drain", "orphan", "pipe", "provider", "closed", "worker died", "never began"})

@@ -45,9 +45,18 @@ def test_failures_of_long_ago_do_not_count(bench: Bench) -> None:
     bench.clock.advance(-1.0)
     assert rate(bench) == 1.0
 
-    for number in range(RECENT_ENDS):
-        end(bench, worker, f"good-{number}", solved=True)
+    for _ in range(RECENT_ENDS):
+        bench.dispatcher.providers.ended("p", "solved")
     assert rate(bench) == 0.0
+
+
+def test_a_moment_of_failures_at_a_high_load_is_a_small_share(bench: Bench) -> None:
+    providers = bench.dispatcher.providers
+    for second in range(40):
+        bench.clock.advance(1.0)
+        for _ in range(50):
+            providers.ended("p", "failed" if second == 30 else "solved")
+    assert rate(bench) == 1 / 40
 
 
 def test_a_captcha_that_timed_out_is_an_end_without_an_answer(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from tests.support.sandbox import Sandbox
 
 RATE = 50.0
 BATCH = 5
+BACK = "provider first: back"
 THRESHOLD = 5
 SOLVE = """
 [solve]
@@ -56,6 +57,7 @@ def providers(tmp_path: Path, sandboxes: dict[str, Sandbox]) -> list[dict[str, o
         "timeout_s": 120.0,
         "submit_s": 5.0,
         "pause_s": 0.5,
+        "max_in_flight": 1000,
         "submits_per_3s": 100_000,
     }
     numbered = enumerate(sandboxes.items(), 1)
@@ -101,8 +103,8 @@ def test_the_load_moves_to_the_second_provider_and_back_once(
             died_at = time.time()
             load.run(dead_s)
             with Sandbox(scenario=SOLVE, port=first.port) as again:
-                load.run(return_after_s + 20.0, lambda: again.totals()["created"] >= 75)
-                load.run(1.5)
+                load.run(return_after_s + 20.0, lambda: BACK in daemon.log())
+                load.run(4.0)  # the number in flight there grows step by step
                 results = daemon.wait_results(len(load.ids), timeout=60.0)
                 eventually(lambda: daemon.status()["queue"]["in_flight"] == 0)
                 totals = daemon.status()["queue"]
@@ -120,7 +122,7 @@ def test_the_load_moves_to_the_second_provider_and_back_once(
     taken = [submit for submit in ended if submit.end == "submitted"]
     assert mains(taken) == ["first", "second", "first"]
     assert (log.count("provider first: closed -> open"), log.count("provider second: closed -> open")) == (1, 0)
-    assert log.count("provider first: back") == 1
+    assert log.count(BACK) == 1
 
     moved_at = next(submit.at for submit in taken if submit.provider == "second")
     failed = [each for each in ended if each.end != "submitted" and died_at - 1.0 < each.at <= moved_at]

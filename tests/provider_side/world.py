@@ -25,7 +25,6 @@ from captchad.daemon.configuration import Configuration
 from captchad.daemon.parent import Parent
 from captchad.ipc.channel import Channel
 from captchad.journal.sidefile import SideFile
-from captchad.model.clock import SystemClock
 from captchad.notify import Notify
 from captchad.provider.client import ProviderClient
 from captchad.queue.task import Task
@@ -72,7 +71,7 @@ class World:
     ) -> None:
         memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self.directory = Path(tempfile.mkdtemp(dir=memory))
-        self.clock = FakeClock(SystemClock().time())
+        self.clock = FakeClock()
         self.kernel = Kernel(self.clock)
         self.services = dict(services)
         self._batches = 0
