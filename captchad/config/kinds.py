@@ -13,6 +13,7 @@ __all__ = [
     "Int",
     "Kind",
     "ListOf",
+    "MethodSeconds",
     "Number",
     "PathName",
     "Url",
@@ -35,6 +36,7 @@ _HOST_MAX = 253
 _PATH_MAX = 4095
 _URL_MAX = 2048
 _PORT_MAX = 65535
+_METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,3 +357,31 @@ class ListOf:
         if not isinstance(value, list):
             return _wanted("an array", value, f"[{json.dumps(value)}]" if value in ("*", "-") else "put it in [ ]")
         return value or Bad("is empty", self.range)
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSeconds:
+    """A table of seconds by method, read as pairs in the order of the methods."""
+
+    each: Number
+
+    @property
+    def word(self) -> str:
+        return "table of numbers"
+
+    @property
+    def range(self) -> str:
+        return f"{{METHOD = SECONDS}}, {self.each.range}"
+
+    def read(self, value: object) -> tuple[tuple[str, float], ...] | Bad:
+        if not isinstance(value, Mapping):
+            return _wanted("a table", value, "like {turnstile = 60}")
+        pairs = []
+        for name, seconds in sorted(value.items()):
+            if not _METHOD.fullmatch(name):
+                return Bad("has a name that no method can have", "like {turnstile = 60}")
+            one = self.each.read(seconds)
+            if isinstance(one, Bad):
+                return Bad(f"{name}: {one.message}", one.hint)
+            pairs.append((name, one))
+        return tuple(pairs)

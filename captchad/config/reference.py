@@ -98,7 +98,7 @@ def _toml(value: object) -> str:
     """A default or example as it is written in TOML."""
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(str(value) if isinstance(value, Path) else value)
+    return "{}" if value == () else json.dumps(str(value) if isinstance(value, Path) else value)
 
 
 def _example_table(table: Table) -> str:

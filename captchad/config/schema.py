@@ -41,6 +41,7 @@ from captchad.config.kinds import (
     Int,
     Kind,
     ListOf,
+    MethodSeconds,
     Number,
     PathName,
     Url,
@@ -275,6 +276,10 @@ class Provider:
     timeout_s: float = field(
         default=180.0, metadata=_seconds(0.1, _DAY, "Longest time of one attempt, from submit to answer.")
     )
+    timeouts: tuple[tuple[str, float], ...] = field(
+        default=(),
+        metadata=_key(MethodSeconds(Number(0.1, _DAY)), "The same for single methods, in place of `timeout_s`.", "s"),
+    )
     submit_s: float = field(
         default=30.0,
         metadata=_seconds(0.1, 600, "One deadline over name, connection, TLS and body of a submit."),
@@ -504,6 +509,8 @@ def _plain(table: Any) -> dict[str, Any]:
                 continue
             case Path() as path:
                 out[each.name] = str(path)
+            case tuple() as pairs if isinstance(each.metadata["spec"].kind, MethodSeconds):
+                out[each.name] = dict(pairs)
             case tuple() as items:
                 out[each.name] = list(items)
             case value:

@@ -125,11 +125,15 @@ class Dispatcher:
 
     def _adopt(self, captcha: Captcha, *, at_least_s: float = 0.0) -> None:
         lane = self.providers.lanes.get(captcha.provider)
-        timeout_s = lane.settings.timeout_s if lane else 180.0
+        timeout_s = self._timeout_s(captcha) if lane else 180.0
         age_s = max(0.0, self.queue.now() - captcha.submitted_at)
         life_s = timeout_s * (LATE_LIFE_FACTOR if captcha.late else 1.0)
         left_s = max(min(at_least_s, timeout_s), life_s - age_s)
         heapq.heappush(self._timeouts, (self._clock.monotonic() + left_s, captcha.n, captcha.late))
+
+    def _timeout_s(self, captcha: Captcha) -> float:
+        settings = self.providers.lanes[captcha.provider].settings
+        return settings.timeout_of(self.queue.view.tasks[captcha.task_id].method)
 
     # ---------------------------------------------------------------- one turn
 
@@ -305,7 +309,7 @@ class Dispatcher:
         settings = self.providers.lanes[captcha.provider].settings
         task = self.queue.view.tasks[captcha.task_id]
         age_s = max(0.0, self.queue.now() - captcha.submitted_at)
-        late_life_s = settings.timeout_s * LATE_LIFE_FACTOR if captcha.late else 0.0
+        late_life_s = self._timeout_s(captcha) * LATE_LIFE_FACTOR if captcha.late else 0.0
         timing = self._poll_plans.timing(task.method, settings, age_s, late_life_s=late_life_s)
         if at_once:
             timing |= {"first_in_s": 0.0, "gaps_s": [timing["first_in_s"], *timing["gaps_s"]]}
@@ -397,13 +401,13 @@ class Dispatcher:
             return False
         age_s = self.queue.now() - captcha.submitted_at
         nobody_else = self._choose_provider() in (None, captcha.provider)
-        return nobody_else and age_s < lane.settings.timeout_s * LATE_LIFE_FACTOR
+        return nobody_else and age_s < self._timeout_s(captcha) * LATE_LIFE_FACTOR
 
     def _slow_down(self, captcha: Captcha) -> None:
         lane = self.providers.lanes.get(captcha.provider)
         if lane is None:
             return
-        life_s = lane.settings.timeout_s * (LATE_LIFE_FACTOR - 1.0)
+        life_s = self._timeout_s(captcha) * (LATE_LIFE_FACTOR - 1.0)
         heapq.heappush(self._timeouts, (self._clock.monotonic() + life_s, captcha.n, captcha.late))
         load = self._poller.get(captcha.n)
         if load is not None:

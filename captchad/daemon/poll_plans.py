@@ -43,7 +43,7 @@ class PollPlans:
 
         `late_life_s`: it has outlived its time-out, and is polled until it is so old.
         """
-        pace = Pace(settings.first_poll_s, settings.poll_s, settings.timeout_s)
+        pace = Pace(settings.first_poll_s, settings.poll_s, settings.timeout_of(method))
         ages = poll_timing.late_plan(pace, late_life_s) if late_life_s else self._plan(settings.name, method, pace)
         first_in_s, gaps_s = poll_timing.rest(ages, age_s)
         every_s = max([pace.poll_s, *(after - before for before, after in zip(ages[-2:], ages[-1:], strict=False))])
@@ -51,7 +51,7 @@ class PollPlans:
 
     def first_poll_s(self, method: str, settings: ProviderSettings) -> float:
         """The age at which a captcha is polled for the first time."""
-        pace = Pace(settings.first_poll_s, settings.poll_s, settings.timeout_s)
+        pace = Pace(settings.first_poll_s, settings.poll_s, settings.timeout_of(method))
         return self._plan(settings.name, method, pace)[0]
 
     def _plan(self, provider: str, method: str, pace: Pace) -> Sequence[float]:

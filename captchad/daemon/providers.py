@@ -67,6 +67,11 @@ class ProviderSettings:
     priced: bool = False  # its answers say what they cost
     low_balance: float = 0.0  # 0: none is too low
     batch_polls: bool = False  # it answers for many captchas in one call
+    timeouts: Mapping[str, float] = field(default_factory=dict)  # by method, in place of `timeout_s`
+
+    def timeout_of(self, method: str) -> float:
+        """Longest time of one attempt, in seconds."""
+        return self.timeouts.get(method, self.timeout_s)
 
     @property
     def key_id(self) -> str:

@@ -83,6 +83,7 @@ def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, Prov
             first_poll_s=provider.first_poll_s,
             poll_s=provider.poll_s,
             timeout_s=provider.timeout_s,
+            timeouts=dict(provider.timeouts),
             submit_s=provider.submit_s,
             pause_s=provider.pause_s,
             submits_per_3s=provider.submits_per_3s,

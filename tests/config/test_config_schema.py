@@ -8,6 +8,7 @@ import pytest
 from captchad.config.kinds import split_listen
 from captchad.config.load import from_dict
 from captchad.config.schema import REQUIRED, Reload, keys, restart_needed, tables, to_dict
+from captchad.model.errors import ConfigError
 
 DEFAULTS = {
     "daemon": {
@@ -51,6 +52,7 @@ DEFAULTS = {
             "first_poll_s": 0,
             "poll_s": 5,
             "timeout_s": 180,
+            "timeouts": {},
             "submit_s": 30,
             "pause_s": 60,
             "price": 0,
@@ -96,6 +98,7 @@ def test_every_default_is_in_its_own_range():
         for key in keys(table):
             if key.default is not REQUIRED and key.default is not None:
                 plain = str(key.default) if isinstance(key.default, Path) else key.default
+                plain = dict(plain) if plain == () else plain
                 assert key.spec.kind.read(plain) == key.default, key.name
 
 
@@ -152,3 +155,27 @@ def test_where_http_listens(listen, address):
 )
 def test_what_is_no_address(listen):
     assert split_listen(listen) is None
+
+
+def test_timeouts_are_read_by_method_and_written_as_a_table():
+    seconds = {"turnstile": 60, "userrecaptcha": 180.5}
+    config = from_dict(LEAST | {"provider": [LEAST["provider"][0] | {"timeouts": seconds}]})
+    assert config.providers[0].timeouts == (("turnstile", 60.0), ("userrecaptcha", 180.5))
+    assert to_dict(config)["provider"][0]["timeouts"] == seconds
+    assert from_dict(to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "message"),
+    [
+        (60, "must be a table, not an integer"),
+        ({"turnstile": "60"}, "turnstile: must be a number, not a string"),
+        ({"turnstile": 0}, "turnstile: 0 is out of range"),
+        ({"two words": 60}, "has a name that no method can have"),
+    ],
+)
+def test_timeouts_that_cannot_be_used_are_refused(timeouts, message):
+    with pytest.raises(ConfigError) as caught:
+        from_dict(LEAST | {"provider": [LEAST["provider"][0] | {"timeouts": timeouts}]})
+    (problem,) = caught.value.problems
+    assert (problem.key, message in problem.message) == ("provider[0].timeouts", True)

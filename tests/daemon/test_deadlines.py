@@ -124,6 +124,26 @@ def test_a_deadline_ends_it_wherever_it_is_and_what_is_paid_is_counted(bench: Be
         assert bench.told(worker) == [("ack", n)]  # nobody polls it
 
 
+def test_a_method_has_a_time_out_of_its_own(bench: Bench) -> None:
+    bench.dispatcher.set_providers({"p": replace(PROVIDER, timeouts={"userrecaptcha": 20.0, "turnstile": 5.0})})
+    n = bench.submit("a", bench.worker(1))
+    bench.clock.advance(19.0)
+    bench.turn()
+    assert not bench.queue.view.captchas[n].late
+
+    bench.clock.advance(2.0)
+    bench.turn()
+    assert bench.queue.view.captchas[n].late
+    # It is given up after five times its own time-out, as others are.
+    bench.dispatcher.draining = True
+    bench.clock.advance(78.0)
+    bench.turn()
+    assert n in bench.queue.view.captchas
+    bench.clock.advance(3.0)
+    bench.turn()
+    assert n not in bench.queue.view.captchas
+
+
 def test_a_suspect_that_is_too_late_is_not_run(bench: Bench) -> None:
     first = bench.worker(1)
     bench.accept("a", deadline_s=10.0)
