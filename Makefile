@@ -10,7 +10,7 @@
 #   make bench-calls processor time of an HTTP call, captchad's transport beside others
 #   make bench-inflight thousands of captchas at once, and the most solves a second, with the practice provider
 #   make bench-queue the queue against its peers, which it installs into .venv-bench; as root with Debian's packages
-#   make bench-delivery  how long answers lie ready before they are fetched, and by how many calls; three minutes
+#   make bench-delivery  how long answers lie ready before they are fetched, and by how many calls; four minutes
 #   make test-slow   the long form of the sweeps
 #   make install     as root: captchad for systemd, as docs/operations.md says
 #   make clean       remove the virtual environments
