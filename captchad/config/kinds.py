@@ -342,7 +342,7 @@ def _pattern_hint(value: str) -> str:
 class ListOf:
     """An array with at least one element, each of the same kind. Its elements are read one by one by the caller."""
 
-    each: HostPattern
+    each: Kind
 
     @property
     def word(self) -> str:

@@ -109,8 +109,8 @@ def _example_key(key: Key) -> Iterable[str]:
     yield from (f"# {line}" for line in textwrap.wrap(key.spec.doc, _WIDTH))
     yield from (f"# {line}" for line in textwrap.wrap(_facts(key), _WIDTH))
     value = key.spec.example if key.spec.example is not None else key.default
-    # A provider has one of its two sources of the key; the example shows the credential.
-    off = "# " if key.name == "api_key_file" else ""
+    # A provider has one of its two sources of the key; the example shows the credential, and offers all methods.
+    off = "# " if key.name in ("api_key_file", "methods") else ""
     yield f"{off}{key.name} = {_toml(value)}"
 
 

@@ -215,6 +215,8 @@ class Policy:
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAME_SAYS = "letters, digits, . _ -, the first a letter or digit, at most 64"
+_METHOD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_METHOD_SAYS = "the name of a method, as tasks have it"
 _CREDENTIAL = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 _CREDENTIAL_SAYS = "a plain file name: letters, digits, . _ -, at most 128"
 
@@ -257,6 +259,14 @@ class Provider:
     )
     max_in_flight: int = field(
         default=100, metadata=_key(Int(1, 100_000), "Captchas at this provider at one time.", "captchas")
+    )
+    methods: tuple[str, ...] | None = field(
+        default=None,
+        metadata=_key(
+            ListOf(Word(_METHOD, _METHOD_SAYS)),
+            "Methods that it offers; without this key, all. Tasks whose method no provider offers wait.",
+            example=["userrecaptcha", "turnstile"],
+        ),
     )
     submits_per_3s: int = field(
         default=60,

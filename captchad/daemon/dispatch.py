@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 from captchad.daemon.accounts import Accounts
@@ -26,6 +26,7 @@ from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
 from captchad.policy import deadlines, routing, turns
 from captchad.policy.degradation import Degradation, Mode
+from captchad.queue.lines import Takes
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
 from captchad.supervisor.crew import Worker
@@ -178,13 +179,14 @@ class Dispatcher:
         for _ in range(ORDERS_A_TURN):
             task, aged = self._next_task()
             if task is None:
+                self._order_soon = self.queue.view.unseen
                 return
             if self._is_too_late(task):
                 continue
             if (room_at := self.spending.tag_room_at(task)) is not None:
                 self.queue.view.postpone(task, room_at)
                 continue
-            place = self._choose_place()
+            place = self._choose_place(self.providers.offering(task.method))
             if place is not None and task.tried and not self.providers.may_retry(place[0]):
                 self.queue.wait_for_budget(task)
                 continue
@@ -195,13 +197,19 @@ class Dispatcher:
 
     def _next_task(self) -> tuple[Task | None, bool]:
         """The task whose turn it is, and whether that is for its age."""
-        view = self.queue.view
+        view, takes = self.queue.view, self._takes()
         # Where lower priorities wait, or a full queue is worked off by priority, age lifts nobody.
         if self.degradation.mode is Mode.NORMAL and turns.by_age(self._since_aged):
-            aged = view.peek_aged(self.queue.now() - turns.AGED_S, self._suspects)
+            aged = view.peek_aged(self.queue.now() - turns.AGED_S, self._suspects, takes)
             if aged is not None:
                 return aged, True
-        return view.peek_ready(self._suspects, self.degradation.bar), False
+        return view.peek_ready(self._suspects, self.degradation.bar, takes), False
+
+    def _takes(self) -> Takes | None:
+        """Which methods can be submitted now; None when it makes no difference, since all can be or none."""
+        if not self.providers.differ or self._choose_place(self.providers.configured) is None:
+            return None
+        return cache(lambda method: self._choose_place(self.providers.offering(method)) is not None)
 
     def _is_too_late(self, task: Task) -> bool:
         """Whether no provider can answer it before its deadline; then it is not ready any more."""
@@ -214,8 +222,8 @@ class Dispatcher:
         self.queue.give_up(task)
         return True
 
-    def _choose_place(self) -> tuple[str, _Load] | None:
-        """The provider that takes the next submit, and the worker that sends it; None when there is no such pair.
+    def _choose_place(self, names: list[str]) -> tuple[str, _Load] | None:
+        """Which of the providers takes the next submit, and the worker that sends it; None when there is no such pair.
 
         Each provider has its share of a worker's threads: one that hangs must not hold those of the others.
         """
@@ -224,16 +232,15 @@ class Dispatcher:
             for load in self._loads.values()
             if load.worker.usable and load.ward_of is None and len(load.submits) < SUBMIT_THREADS
         ]
-        names = self.providers.configured
-        share = routing.share(SUBMIT_THREADS, len(names))
+        share = routing.share(SUBMIT_THREADS, len(self.providers.configured))
         fit = {name: [load for load, submits in free if submits[name] < share] for name in self.spending.within(names)}
         provider = self.providers.choose({name for name, loads in fit.items() if loads})
         if provider is None:
             return None
         return provider, min(fit[provider], key=lambda load: (len(load.submits), len(load.polls)))
 
-    def _choose_provider(self) -> str | None:
-        return self.providers.choose(self.spending.within(self.providers.configured))
+    def _choose_provider(self, method: str) -> str | None:
+        return self.providers.choose(self.spending.within(self.providers.offering(method)))
 
     def _submitting(self) -> Counter[str]:
         return Counter(provider for load in self._loads.values() for provider in load.submits.values())
@@ -400,7 +407,8 @@ class Dispatcher:
         if lane is None or not self.providers.outage(captcha.provider):
             return False
         age_s = self.queue.now() - captcha.submitted_at
-        nobody_else = self._choose_provider() in (None, captcha.provider)
+        task = self.queue.view.tasks[captcha.task_id]
+        nobody_else = self._choose_provider(task.method) in (None, captcha.provider)
         return nobody_else and age_s < self._timeout_s(captcha) * LATE_LIFE_FACTOR
 
     def _slow_down(self, captcha: Captcha) -> None:
@@ -449,7 +457,8 @@ class Dispatcher:
             return task.n in self._unpolled and captcha is not None and captcha.provider in self.providers.lanes
         if task.priority > self.degradation.bar or self.spending.tag_room_at(task) is not None:
             return False
-        return task.state is State.PENDING and task.where == "ready" and self._choose_provider() is not None
+        waits = task.state is State.PENDING and task.where == "ready"
+        return waits and self._choose_provider(task.method) is not None
 
     def _is_at(self, load: _Load, task_id: str) -> bool:
         return any(self._task_id(n) == task_id for n in (*load.submits, *load.polls))
@@ -459,7 +468,7 @@ class Dispatcher:
         if task.state is State.SUBMITTED and captcha is not None and captcha.provider in self.providers.lanes:
             self._poll_at(ward, captcha, at_once=True)
         elif self._runnable(task) and not self._is_too_late(task):
-            provider = self._choose_provider()
+            provider = self._choose_provider(task.method)
             if provider is not None:
                 self._order(task, provider, ward)
 

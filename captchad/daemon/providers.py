@@ -68,6 +68,7 @@ class ProviderSettings:
     low_balance: float = 0.0  # 0: none is too low
     batch_polls: bool = False  # it answers for many captchas in one call
     timeouts: Mapping[str, float] = field(default_factory=dict)  # by method, in place of `timeout_s`
+    methods: frozenset[str] | None = None  # that it offers; None: all
 
     def timeout_of(self, method: str) -> float:
         """Longest time of one attempt, in seconds."""
@@ -194,6 +195,15 @@ class Providers:
     def configured(self) -> list[str]:
         """The names of those that take submits, as far as it is for the configuration."""
         return [lane.name for lane in self.lanes.values() if not lane.leaving]
+
+    def offering(self, method: str) -> list[str]:
+        """The names of those that take submits of a method, as far as it is for the configuration."""
+        return [name for name in self.configured if _offers(self.lanes[name], method)]
+
+    @property
+    def differ(self) -> bool:
+        """Whether some configured provider offers some methods only."""
+        return any(self.lanes[name].settings.methods is not None for name in self.configured)
 
     def choose(self, among: Container[str]) -> str | None:
         """Which provider of `among` takes a submit now; None when none does."""
@@ -417,6 +427,10 @@ class Providers:
         """Count a call."""
         key = (provider, operation, outcome)
         self.api_calls[key] = self.api_calls.get(key, 0) + 1
+
+
+def _offers(lane: Lane, method: str) -> bool:
+    return lane.settings.methods is None or method in lane.settings.methods
 
 
 def _pace(lane: Lane) -> float:

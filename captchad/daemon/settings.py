@@ -87,6 +87,7 @@ def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, Prov
             submit_s=provider.submit_s,
             pause_s=provider.pause_s,
             submits_per_3s=provider.submits_per_3s,
+            methods=None if provider.methods is None else frozenset(provider.methods),
             price=micros(provider.price) or 0,
             priced=provider.price_from_answer,
             low_balance=provider.low_balance,

@@ -89,6 +89,9 @@ class Reporter:
         mode = parent.dispatcher.degradation
         if mode.effect:
             found.append(f"{mode.mode}: {'; '.join(mode.reasons)}; {mode.effect}")
+        for method, waiting in sorted(parent.queue.view.aside.items()):
+            if waiting and not parent.providers.offering(method):
+                found.append(f"{waiting} tasks wait for a provider that offers {method}")
         held = parent.queue.view.states[State.HELD]
         if held:
             found.append(f"{held} tasks are held: captchactl list --state held, then release or cancel")

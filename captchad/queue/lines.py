@@ -2,20 +2,34 @@
 
 A place in a line is an id, of one that stands there since it was accepted, or an id with a ticket, of one that came
 back; it counts as long as the task is ready and has no newer ticket. So nobody is ever searched for in the middle.
+
+A head whose method nobody takes at present is set aside, in a line for its method, and comes before those that stood
+behind it as soon as somebody does. That is memory alone: an index has them in their old order.
 """
 
-__all__ = ["Block", "Lines"]
+__all__ = ["Block", "Lines", "Takes"]
 
 import heapq
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Container, Iterator
+from itertools import chain
 
 from captchad.model.states import Priority, State
 from captchad.queue.task import Task
 from captchad.queue.tasks import Tasks
 
 _READY, _DELAYED, _WAITING, _NOWHERE = "ready", "delayed", "waiting", ""
+
+#: So many at most are set aside for one answer: each is read from the journal.
+ASIDE_AT_ONCE = 128
+
+#: Whether tasks of a method can be submitted now.
+Takes = Callable[[str], bool]
+
+
+def _any(method: str) -> bool:
+    return True
 
 
 class Block(ABC):
@@ -43,6 +57,10 @@ class Lines:
         self._ticket = 0
         self._postponed: set[str] = set()  # delayed by `postpone`
         self._ages: list[tuple[float, str]] = []  # when those were queued that are not cold, or were not
+        #: By priority and method: id -> number in the order of setting aside, ticket.
+        self._aside: dict[Priority, dict[str, OrderedDict[str, tuple[int, int]]]] = {p: {} for p in Priority}
+        self._aside_number = 0
+        self.unseen = False  # the last look at the lines ended before it had seen all that may be ready
 
     @property
     def counts(self) -> dict[str, int]:
@@ -107,6 +125,9 @@ class Lines:
             self._hot[task.where] -= 1
             task.where = _NOWHERE
             self._postponed.discard(task.id)
+            aside = self._aside[task.priority].get(task.method)
+            if aside is not None:
+                aside.pop(task.id, None)
 
     def ripen(self, now: float) -> None:
         """Move delayed tasks that are due at `now` into the ready lines."""
@@ -141,7 +162,10 @@ class Lines:
         self.bring_back()
         if self._kept:
             self._line_up_kept()
-        found = {priority: list(dict.fromkeys(self._standing(line))) for priority, line in self._ready.items()}
+        found = {
+            priority: list(dict.fromkeys(chain(self._standing_aside(priority), self._standing(line))))
+            for priority, line in self._ready.items()
+        }
         if sum(map(len, found.values())) != self.counts[_READY]:
             self._add_lost(found)
         return found
@@ -157,6 +181,10 @@ class Lines:
             elif self._stands(*place):
                 yield place[0]
 
+    def _standing_aside(self, priority: Priority) -> list[str]:
+        places = (place for line in self._aside[priority].values() for place in line.items())
+        return [task_id for task_id, (_, ticket) in sorted(places, key=_number) if self._stands(task_id, ticket)]
+
     def _add_lost(self, found: dict[Priority, list[str]]) -> None:
         there = set().union(*found.values())
         pending, _ = self._tasks.cold()
@@ -169,26 +197,27 @@ class Lines:
         """UTC time at which the next delayed task is due (or a little earlier: stale places count)."""
         return self._delayed[0][0] if self._delayed else None
 
-    def peek(self, suspects: Container[str] = (), bar: Priority = Priority.LOW) -> Task | None:
+    def peek(
+        self, suspects: Container[str] = (), bar: Priority = Priority.LOW, takes: Takes | None = None
+    ) -> Task | None:
         """The next ready task, by priority, then by how long it has been ready.
 
-        `suspects` lose their place in the line: whoever suspects them runs them. Lower priorities than `bar` wait.
+        `suspects` lose their place in the line: whoever suspects them runs them. Lower priorities than `bar` wait, and
+        so do tasks whose method `takes` says no to. `unseen` tells whether None is for want of time.
         """
-        if self._kept:
-            self._line_up_kept()
-        for priority, line in self._ready.items():  # in the order of their priorities
+        for priority in Priority:
             if priority > bar:
                 break
-            task_id = self._head(line, suspects)
+            task_id = self._next(priority, suspects, takes)
             if task_id is not None:
                 return self._tasks[task_id]
+            if self.unseen:
+                break
         return None
 
-    def peek_aged(self, before: float, suspects: Container[str] = ()) -> Task | None:
+    def peek_aged(self, before: float, suspects: Container[str] = (), takes: Takes | None = None) -> Task | None:
         """Of the next ready tasks of all priorities the one queued first, if that was before `before` (UTC)."""
-        if self._kept:
-            self._line_up_kept()
-        heads = [task_id for line in self._ready.values() if (task_id := self._head(line, suspects)) is not None]
+        heads = [task_id for each in Priority if (task_id := self._next(each, suspects, takes)) is not None]
         aged = [task for task_id in heads if (task := self._tasks[task_id]).queued_at < before]
         return min(aged, key=lambda task: task.queued_at, default=None)
 
@@ -197,6 +226,7 @@ class Lines:
         if self._kept:
             self._line_up_kept()
         heads = [self._head(line) for line in self._ready.values()]
+        heads += [self._first_aside(priority, (), _any) for priority in Priority]
         found = [task.queued_at for head in heads if head is not None and (task := self._tasks.peek(head))]
         while self._ages:
             queued_at, task_id = self._ages[0]
@@ -207,6 +237,53 @@ class Lines:
             found.append(queued_at)
             break
         return min(found, default=None)
+
+    @property
+    def aside(self) -> Counter[str]:
+        """How many tasks are set aside, by method."""
+        total: Counter[str] = Counter()
+        for lines in self._aside.values():
+            total.update({method: len(line) for method, line in lines.items()})
+        return total
+
+    def _next(self, priority: Priority, suspects: Container[str], takes: Takes | None) -> str | None:
+        """Who is first of a priority among those that `takes` says yes to; without it, among all."""
+        if self._kept:
+            self._line_up_kept()
+        self.unseen = False
+        first = self._first_aside(priority, suspects, takes or _any)
+        if first is not None:
+            return first
+        line = self._ready[priority]
+        for _ in range(ASIDE_AT_ONCE):
+            task_id = self._head(line, suspects)
+            if task_id is None or takes is None:
+                return task_id
+            task = self._tasks.peek(task_id)
+            if task is None or takes(task.method):
+                return task_id
+            place = line.popleft()
+            self._aside_number += 1
+            aside = self._aside[priority].setdefault(task.method, OrderedDict())
+            aside[task_id] = (self._aside_number, place[1] if isinstance(place, tuple) else 0)
+        self.unseen = True
+        return None
+
+    def _first_aside(self, priority: Priority, suspects: Container[str], takes: Takes) -> str | None:
+        """Who was set aside first of those that `takes` says yes to."""
+        heads: list[tuple[int, str]] = []
+        for method, line in list(self._aside[priority].items()):
+            if not takes(method):
+                continue
+            while line:
+                task_id, (number, ticket) = next(iter(line.items()))
+                if task_id not in suspects and self._stands(task_id, ticket):
+                    heads.append((number, task_id))
+                    break
+                del line[task_id]
+            if not line:
+                del self._aside[priority][method]
+        return min(heads)[1] if heads else None
 
     def _head(self, line: deque[_InLine], suspects: Container[str] = ()) -> str | None:
         while line:
@@ -232,3 +309,7 @@ class Lines:
         for _, priority, task_id in sorted(self._kept, reverse=True):
             self._ready[priority].appendleft(task_id)
         self._kept.clear()
+
+
+def _number(place: tuple[str, tuple[int, int]]) -> int:
+    return place[1][0]

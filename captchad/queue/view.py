@@ -18,7 +18,7 @@ from captchad.policy.lifecycle import Kind, next_state
 from captchad.policy.spend import Spent
 from captchad.queue.bill import Bill, Columns, Row
 from captchad.queue.due import Due
-from captchad.queue.lines import Block, Lines
+from captchad.queue.lines import Block, Lines, Takes
 from captchad.queue.shelf import Times
 from captchad.queue.task import Attempt, Captcha, Task, of_accept, of_snapshot, refresh, snapshot
 from captchad.queue.tasks import Tasks
@@ -652,16 +652,29 @@ class View:
         """UTC time at which the next delayed task is due (or a little earlier: stale places count)."""
         return self._lines.next_due()
 
-    def peek_ready(self, suspects: Container[str] = (), bar: Priority = Priority.LOW) -> Task | None:
+    def peek_ready(
+        self, suspects: Container[str] = (), bar: Priority = Priority.LOW, takes: Takes | None = None
+    ) -> Task | None:
         """The next ready task, by priority, then by how long it has been ready; `suspects` lose their place.
 
-        Those of a lower priority than `bar` wait.
+        Those of a lower priority than `bar` wait, and so do those whose method `takes` says no to. None with `unseen`:
+        ask again, there may be one.
         """
-        return self._lines.peek(suspects, bar)
+        return self._lines.peek(suspects, bar, takes)
 
-    def peek_aged(self, before: float, suspects: Container[str] = ()) -> Task | None:
+    def peek_aged(self, before: float, suspects: Container[str] = (), takes: Takes | None = None) -> Task | None:
         """Of the next ready tasks of all priorities the one queued first, if that was before `before` (UTC)."""
-        return self._lines.peek_aged(before, suspects)
+        return self._lines.peek_aged(before, suspects, takes)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether `peek_ready` gave None before it had seen all lines to their ends."""
+        return self._lines.unseen
+
+    @property
+    def aside(self) -> Mapping[str, int]:
+        """How many ready tasks have been passed over because nobody took their method, by method."""
+        return self._lines.aside
 
     def oldest_pending_at(self) -> float | None:
         """When the oldest pending task was queued (UTC)."""
