@@ -358,7 +358,11 @@ class Story:
         yield
 
     def _solved(self) -> Scene:
-        yield from self._solve(self._accept())
+        """Solved, and its consumer says whether the answer was good."""
+        task_id = self._accept()
+        yield from self._solve(task_id)
+        self._do("report", task_id, "good", {"p"})
+        yield
 
     def _refused(self) -> Scene:
         """Refused until it is dead, then redriven."""
