@@ -142,11 +142,12 @@ def _workers(workers: dict[str, Any]) -> str:
 def _queue(queue: dict[str, Any]) -> str:
     now = ", ".join(f"{_number(queue, name)} {name.replace('_', ' ')}" for name in ("in_flight", "pending", "delayed"))
     odd = ", ".join(f"{_number(queue, name)} {name}" for name in ("held", "dead"))
+    cost = f", cost {clean(queue['cost_total'])}" if queue.get("cost_total") else ""
     return (
         f"queue     {now}, {odd}; oldest pending {duration(queue.get('oldest_pending_s'))}\n"
         f"totals    {_number(queue, 'solved_total')} solved, {_number(queue, 'failed_total')} failed, "
         f"{_number(queue, 'charges_total')} charges, {_number(queue, 'unknown_submits')} unknown submits, "
-        f"{_number(queue, 'late_submits')} late\n"
+        f"{_number(queue, 'late_submits')} late{cost}\n"
     )
 
 

@@ -48,6 +48,7 @@ def test_the_price_of_an_answer_is_in_its_result_and_in_the_totals(daemon: Daemo
 
     daemon.restart()
     assert Decimal(str(daemon.status()["queue"]["cost_total"])) == Decimal("0.503")
+    assert " 0 late, cost 0.503\n" in daemon.ctl("status").stdout
     bill = json.loads(daemon.ctl("bill", "--by", "tag:customer", "--json").stdout)
     row = {"charges": 5, "solved": 5, "failed": 0, "unknown_submits": 0, "cost": 0.503, "unpriced": 1}
     assert bill["rows"] == [{"name": "x", **row}]
