@@ -33,6 +33,12 @@ _log = logging.getLogger(__name__)
 #: A generation that could not be saved (full disk) is tried again after this.
 SAVE_AGAIN_S = 30.0
 
+#: Configurations in a row that were reloaded before they were proven, and that can be gone back to.
+EARLIER_MOST = 10
+
+#: Changes that a roll-back names.
+UNDONE_SAID = 5
+
 
 @dataclass(frozen=True, slots=True)
 class ReloadOutcome:
@@ -61,7 +67,7 @@ class Configuration:
         self._environ = environ
         self._generations = Generations(default_directory(path, environ))
         self._running: _Running
-        self._before: _Running | None = None  # what runs again if this one fails in its probation
+        self._earlier: list[tuple[_Running, bool]] = []  # what ran before, last, and whether it was proven
         self._probation: Probation | None = None
         self._changed = False
         self._save_at = 0.0
@@ -104,8 +110,9 @@ class Configuration:
         self._running = _Running(choice.config, keys, digest_of(choice.config, keys), choice.origin, choice.generation)
         self.problem = choice.problem
         good = self._generations.last_good()
-        if good is not None and good.digest != self._running.digest:
-            self._before = self._from_generation()
+        before = self._from_generation()
+        if good is not None and good.digest != self._running.digest and before is not None:
+            self._earlier = [(before, True)]
         if not choice.proven:
             self._probation = Probation(self.config.daemon.probation_s)
         if choice.problem is not None:
@@ -177,15 +184,28 @@ class Configuration:
             return self._refuse([str(error)])
         known = self._generations.find(found.digest)
         if found.digest != self._running.digest:
-            if self._probation is None:
-                self._before = self._running
-            proven = known is not None and known.good
-            self._probation = None if proven else Probation(found.config.daemon.probation_s)
-            if self._probation is not None:
-                self._probation.started(now)
+            # Should the new one fail, what ran until now runs again, with the keys that it has: proven or not, nothing
+            # was wrong with it, and its keys may stand nowhere else any more.
+            self._earlier = [*self._earlier[1 - EARLIER_MOST :], (self._running, self._probation is None)]
+            self._try(found.config, now, proven=known is not None and known.good)
         self._running = _Running(found.config, keys, found.digest, "file", known.number if known else 0)
         self.problem = None
         return ReloadOutcome(applied=True, changed=changed)
+
+    def _try(self, config: Config, now: float, *, proven: bool) -> None:
+        """Begin the probation of what runs from now on, if it needs one."""
+        self._probation = None if proven else Probation(config.daemon.probation_s)
+        if self._probation is None:
+            self._earlier = []
+        else:
+            self._probation.started(now)
+
+    def _before(self) -> tuple[_Running, bool] | None:
+        """What runs again if this one fails in its probation, and whether it is proven."""
+        if self._earlier:
+            return self._earlier[-1]
+        good = self._from_generation()
+        return None if good is None else (good, True)
 
     def _refuse(self, problems: list[str]) -> ReloadOutcome:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -201,8 +221,8 @@ class Configuration:
         """
         if self._probation is None:
             return
-        earlier = self._before or self._from_generation()
-        if key is not None and (earlier is None or _value(earlier.config, key) == _value(self.config, key)):
+        before = self._before()
+        if key is not None and (before is None or _value(before[0].config, key) == _value(self.config, key)):
             return
         self._probation.own_fault(reason)
 
@@ -220,7 +240,7 @@ class Configuration:
                 case Verdict.PROMOTE:
                     self._promote()
                 case Verdict.ROLLBACK:
-                    self._roll_back(decision)
+                    self._roll_back(decision, now)
                 case Verdict.RUNNING:
                     pass
         except TryLater as error:
@@ -230,21 +250,25 @@ class Configuration:
     def _promote(self) -> None:
         made = self._generations.promote(self.config, self._running.digest)
         self._set_generation(made.number)
-        self._probation = self._before = None
+        self._probation = None
+        self._earlier = []
         _log.info("config: good after probation, generation %d", made.number)
 
-    def _roll_back(self, decision: Decision) -> None:
-        before = self._before or self._from_generation()
-        if before is None or before.digest == self._running.digest:
+    def _roll_back(self, decision: Decision, now: float) -> None:
+        before, proven = self._before() or (self._running, False)
+        if before.digest == self._running.digest:
             self._probation = None
             self.problem = f"{decision.reason}; there is no earlier configuration to go back to"
             _log.error("config: %s", self.problem)
             return
         self._generations.reject(self._running.digest, decision.reason)  # may raise: then all stays, and is tried again
-        self._running, self._before, self._probation = before, None, None
+        undone = _changed_keys(before, self.config, self.keys)
+        self._running, self._earlier = before, self._earlier[:-1]
+        self._try(before.config, now, proven=proven)
         self._changed = True
-        self.problem = f"rolled back: {decision.reason}"
-        _log.error("config: %s; generation %d runs", self.problem, before.generation)
+        more = f" and {len(undone) - UNDONE_SAID} more" if len(undone) > UNDONE_SAID else ""
+        self.problem = f"rolled back: {decision.reason}; undone: {', '.join(undone[:UNDONE_SAID])}{more}"
+        _log.error("config: %s", self.problem)
 
     def take_changed(self) -> bool:
         """Whether a roll-back has put another configuration in force; says so once."""

@@ -98,6 +98,22 @@ def test_a_key_that_the_provider_refuses_is_rolled_back(tmp_path: Path) -> None:
         assert daemon.results()["judge"]["attempts"] == 1
 
 
+def test_a_refused_key_undoes_nothing_but_itself(tmp_path: Path) -> None:
+    overrides = {"daemon": {"probation_s": 60.0}, "provider": {"pause_s": 0.2}}
+    with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
+        _solve(daemon, "with-the-old-key")
+        daemon.write_config({"limits": {"charges_per_hour": 2}})  # not proven either when the key comes
+        assert daemon.ctl("reload").returncode == 0
+        (tmp_path / "key").write_text("b" * 32)
+        assert daemon.ctl("reload").returncode == 0
+        daemon.drop([{"id": f"t{n}", "sitekey": f"t{n}", "pageurl": "https://example.com/"} for n in range(2)])
+        eventually(lambda: "undone: provider.sandbox: its key" in str(_config(daemon)["problem"]))
+        eventually(lambda: len(daemon.results()) == 2)
+        assert {result["status"] for result in daemon.results().values()} == {"solved"}
+        eventually(lambda: any("charges_per_hour = 2" in each for each in daemon.status()["daemon"]["problems"]))
+        assert (sandbox.totals()["charges"], len(daemon.results())) == (2, 2)
+
+
 def test_a_new_key_takes_over_and_captchas_end_under_the_key_that_they_were_submitted_with(tmp_path: Path) -> None:
     accounts = "".join(f'[[key]]\nkey = "{letter * 32}"\n' for letter in "ab")
     with (
