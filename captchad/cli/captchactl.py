@@ -303,7 +303,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _add_limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--limit", type=_count, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
+        "--limit", type=number, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
     )
 
 
@@ -343,7 +343,7 @@ def _day(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!a} is neither a day like 2026-11-22 nor like 7d") from None
 
 
-def _count(text: str) -> int:
+def number(text: str) -> int:  # argparse says its name
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("a number above 0 is wanted")

@@ -194,6 +194,12 @@ _RULES = (
         "degradation.degraded_error_rate must be at most degradation.emergency_error_rate",
     ),
     _Rule(
+        ("limits", "tag_charges_per_day"),
+        ("limits", "tag"),
+        lambda charges, tag: not charges or bool(tag),
+        "limits.tag_charges_per_day needs limits.tag, the name of the tag that it counts by",
+    ),
+    _Rule(
         ("retry", "base_delay_s"),
         ("retry", "max_delay_s"),
         lambda base, most: base <= most,
@@ -215,7 +221,8 @@ def _rule_faults(rule: _Rule, raw: Mapping[str, Any], read: Mapping[str, list[_V
         return
     # Blame the key that is written in the file: the other one may be a default.
     blamed = next((path for path in (rule.left, rule.right) if path[1] in raw.get(path[0], {})), rule.left)
-    yield Fault(blamed, rule.message, f"they are {left:g} and {right:g}")
+    numbers = f"they are {left:g} and {right:g}" if isinstance(right, int | float) else ""
+    yield Fault(blamed, rule.message, numbers)
 
 
 def _good(read: Mapping[str, list[_Values]], place: tuple[str, str]) -> Any:

@@ -95,6 +95,7 @@ class Dispatcher:
         self._held: dict[str, float] = {}  # provider -> until when its captchas are not polled
         self._suspects: dict[str, None] = {}
         self._recalled = False
+        self._waiting_said: dict[str, str] = {}
         self._since_aged = 0  # submits since one was ordered because its task had waited longest
         self.asks = Asks(clock, self._free_to_ask)
         self.accounts = Accounts(clock, providers, self.asks, log)
@@ -157,6 +158,24 @@ class Dispatcher:
         """What is due about once a second."""
         self.asks.expire()
         self.accounts.turn()
+        self._say_waiting()
+
+    def waiting(self) -> dict[str, str]:
+        """Why tasks wait: caps that are reached, methods that nobody offers; by names that stay the same."""
+        found = {f"cap {problem.partition(' = ')[0]}": problem for problem in self.spending.problems()}
+        for method, count in sorted(self.queue.view.aside.items()):
+            if count and not self.providers.offering(method):
+                tasks = "1 task waits" if count == 1 else f"{count} tasks wait"
+                found[f"method {method}"] = f"{tasks} for a provider that offers {method}"
+        return found
+
+    def _say_waiting(self) -> None:
+        """In the log, when it begins and when it ends."""
+        before, self._waiting_said = self._waiting_said, self.waiting()
+        for name in self._waiting_said.keys() - before.keys():
+            self._log.warning(self._waiting_said[name])
+        for name in before.keys() - self._waiting_said.keys():
+            self._log.info(f"over: {before[name]}")
 
     def wait_s(self) -> float | None:
         """Seconds until something here becomes due; None when nothing will by itself."""

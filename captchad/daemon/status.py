@@ -85,13 +85,10 @@ class Reporter:
             found.append(f"{parent.crew.alive} of {parent.configuration.config.daemon.workers} workers are alive")
         for lane in parent.providers.lanes.values():
             found += self._waits_for(lane, now)
-        found += parent.dispatcher.spending.problems()
+        found += parent.dispatcher.waiting().values()
         mode = parent.dispatcher.degradation
         if mode.effect:
             found.append(f"{mode.mode}: {'; '.join(mode.reasons)}; {mode.effect}")
-        for method, waiting in sorted(parent.queue.view.aside.items()):
-            if waiting and not parent.providers.offering(method):
-                found.append(f"{waiting} tasks wait for a provider that offers {method}")
         held = parent.queue.view.states[State.HELD]
         if held:
             found.append(f"{held} tasks are held: captchactl list --state held, then release or cancel")
@@ -238,7 +235,8 @@ class Reporter:
         parent = self._parent
         journal_ok = not parent.queue.down_reason
         alive, minimum = parent.crew.alive, parent.configuration.config.daemon.min_workers
-        outages = [problem for problem in self.problems() if problem.startswith("provider ")]
+        waiting = parent.dispatcher.waiting().values()
+        outages = [each for each in self.problems() if each.startswith("provider ") or each in waiting]
         rate = error_rate(parent.providers.recent_ends, parent.clock.monotonic(), HEALTH_WINDOW_S)
         emergency = parent.configuration.config.degradation.emergency_error_rate
         checks = {

@@ -97,6 +97,12 @@ BAD_ADDITIONS = [
         "supervision.stall_s must be more than three times supervision.heartbeat_s (they are 120 and 40)",
     ),
     (
+        "[limits]\ntag_charges_per_day = 5",
+        1,
+        "limits.tag_charges_per_day",
+        "limits.tag_charges_per_day needs limits.tag, the name of the tag that it counts by",
+    ),
+    (
         "[retry]\nmax_delay_s = 4.5",
         1,
         "retry.max_delay_s",

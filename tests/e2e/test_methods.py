@@ -17,6 +17,9 @@ def test_tasks_of_a_method_that_nobody_offers_wait_and_are_counted(tmp_path: Pat
         assert daemon.wait_results(1).keys() == {"goes"}
         problem = "3 tasks wait for a provider that offers turnstile"
         eventually(lambda: problem in daemon.status()["daemon"]["problems"])
+        monitored = daemon.ctl("health")
+        assert (monitored.returncode, problem in monitored.stdout) == (1, True)
+        eventually(lambda: f"WARNING {problem}" in daemon.log())
 
         daemon.restart()
         eventually(lambda: problem in daemon.status()["daemon"]["problems"])
@@ -25,3 +28,4 @@ def test_tasks_of_a_method_that_nobody_offers_wait_and_are_counted(tmp_path: Pat
         assert daemon.ctl("reload").returncode == 0
         assert len(daemon.wait_results(4)) == 4
         assert daemon.status()["daemon"]["problems"] == []
+        eventually(lambda: f"INFO over: {problem}" in daemon.log())
