@@ -283,9 +283,10 @@ class Providers:
         if limit <= in_flight:
             learned = "" if limit == lane.settings.max_in_flight else ", as it was found to take"
             return f"{in_flight} captchas are in flight of at most {limit}{learned}"
-        if lane.absence is not None and len(self.lanes) > 1:
-            return routing.why_away(lane.absence, now, self.breaker_settings.return_settings)
-        return None
+        settings = self.breaker_settings.return_settings
+        if lane.absence is None or len(self.lanes) == 1 or routing.is_back(lane.absence, now, settings):
+            return None
+        return routing.why_away(lane.absence, now, settings)
 
     def limit(self, name: str) -> int:
         """Captchas that may be in flight at this provider now: `max_in_flight`, or what it was found to take."""

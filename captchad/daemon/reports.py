@@ -35,7 +35,7 @@ def report(parent: Parts, task_id: str, verdict: str) -> Reply:
         )
     task = queue.report(task_id, verdict, lanes)
     if isinstance(task, Refusal):
-        return refuse(task.reason)
+        return refuse(f"{task_id}: {task.reason}")
     pending, lane, cid = Pending(), lanes[task.provider or ""], task.cid or ""
 
     def told(answer: Told | Fault) -> None:
@@ -54,7 +54,7 @@ def _reply(task_id: str, verdict: str, provider: str, answer: Told | Fault) -> A
     words = answer.text or lookup(answer.code).meaning
     if answer.code in ("INTERNAL", "NETWORK", "UNPARSEABLE", "HTTP_5XX"):
         return refuse(
-            f"it is not known whether provider {provider} has recorded it: {answer.code} ({words})",
+            f"{task_id}: it is not known whether provider {provider} has recorded it: {answer.code} ({words})",
             hint="it is not sent again: a captcha is reported once",
         )
-    return refuse(f"provider {provider} has not recorded it: {answer.code} ({words})")
+    return refuse(f"{task_id}: provider {provider} has not recorded it: {answer.code} ({words})")

@@ -17,6 +17,7 @@ from captchad.model.money import amount
 from captchad.model.states import State
 from captchad.policy.breaker import state_word
 from captchad.policy.degradation import Mode, error_rate
+from captchad.policy.spend import ALL
 from captchad.supervisor.crew import Worker
 
 Metric = list[Any]  # [name, type, help, [[labels, value], ...]]
@@ -215,7 +216,7 @@ class Reporter:
             "name": name,
             "breaker": state_word(lane.breaker, self._parent.clock.monotonic()),
             "reason": lane.breaker.reason or None,
-            "held_back": self._parent.dispatcher.accounts.held_back(name) or self._parent.dispatcher.spending.why(name),
+            "held_back": self._held_back(name),
             "in_flight": self._parent.queue.view.in_flight.get(name, 0),
             "max_in_flight": lane.settings.max_in_flight,
             "limit": self._parent.providers.limit(name),
@@ -227,6 +228,13 @@ class Reporter:
             "old_keys": len(lane.old_keys),
             "captchas_without_key": lane.without_key,
         }
+
+    def _held_back(self, name: str) -> str | None:
+        """Why this provider takes fewer submits than it could, or none: what lasts longest first."""
+        dispatcher = self._parent.dispatcher
+        if why := dispatcher.spending.why(ALL):
+            return f"limits.{why}"
+        return dispatcher.spending.why(name) or dispatcher.accounts.held_back(name)
 
     # ---------------------------------------------------------------- health and metrics
 
