@@ -39,8 +39,15 @@ class Code:
         """Whether the provider refuses every call for `pause_s`: a limit or a ban, not one call that went wrong."""
         return self.name.startswith("ERROR: ") or self.name in _SUSPENDING
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether the same task would meet it again, after it was paid for: it needs its producer, not a second try."""
+        return self.name in _HOPELESS
+
 
 _SUSPENDING = frozenset({"ERROR_TOO_MUCH_REQUESTS", "MAX_USER_TURN", "IP_BANNED", "ERROR_IP_BANNED"})
+
+_HOPELESS = frozenset({"ERROR_TOKEN_EXPIRED", "ERROR_WRONG_ID_FORMAT"})
 
 _T, _P, _K, _B = Category.TRANSIENT, Category.PERMANENT, Category.TASK, Category.BUDGET
 

@@ -73,19 +73,27 @@ def backoff_s(step: int, settings: RetrySettings, rng: random.Random) -> float:
 
 
 def after_failure(
-    category: Category, *, attempts: int, task_errors: int, settings: RetrySettings, rng: random.Random, outage: bool
+    category: Category,
+    *,
+    attempts: int,
+    task_errors: int,
+    settings: RetrySettings,
+    rng: random.Random,
+    outage: bool,
+    hopeless: bool = False,
 ) -> Again | Bury:
     """Decide after a code from the provider or a time-out.
 
     `attempts` and `task_errors` include the one that failed. `outage`: the provider's breaker is not closed; its
-    transient faults are then not the task's, and its attempts are not used up by waiting the outage out.
+    transient faults are then not the task's, and its attempts are not used up by waiting the outage out. `hopeless`: a
+    second try would be paid for in vain.
     """
     match category:
         case Category.PERMANENT | Category.BUDGET:
             # The provider is paused, not the task: it is ready as soon as any provider is.
             return Again(0.0, free=True)
         case Category.TASK:
-            if task_errors > TASK_ERRORS_ALLOWED or attempts >= settings.max_attempts:
+            if hopeless or task_errors > TASK_ERRORS_ALLOWED or attempts >= settings.max_attempts:
                 return Bury()
             return Again(backoff_s(attempts, settings, rng))
         case Category.TRANSIENT:

@@ -19,6 +19,7 @@ from captchad.journal.osio import error_text
 from captchad.journal.records import Bulk, Entry, Place, draft_encoded
 from captchad.journal.store import Journal
 from captchad.model.clock import Clock
+from captchad.model.codes import lookup
 from captchad.model.compact import to_json
 from captchad.model.errors import JournalDamaged, JournalDown
 from captchad.model.states import Category, State
@@ -445,6 +446,7 @@ class Queue:
             settings=self.settings.retry,
             rng=self._rng,
             outage=outage,
+            hopeless=lookup(code).hopeless,
         )
         match verdict:
             case Bury():
