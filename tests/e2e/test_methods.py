@@ -19,13 +19,21 @@ def test_tasks_of_a_method_that_nobody_offers_wait_and_are_counted(tmp_path: Pat
         eventually(lambda: problem in daemon.status()["daemon"]["problems"])
         monitored = daemon.ctl("health")
         assert (monitored.returncode, problem in monitored.stdout) == (1, True)
-        eventually(lambda: f"WARNING {problem}" in daemon.log())
+        eventually(lambda: warnings(daemon) == 1)
 
         daemon.restart()
         eventually(lambda: problem in daemon.status()["daemon"]["problems"])
+        eventually(lambda: warnings(daemon) == 2)
 
         daemon.write_config({"provider": {"methods": ["userrecaptcha", "turnstile"]}})
         assert daemon.ctl("reload").returncode == 0
         assert len(daemon.wait_results(4)) == 4
         assert daemon.status()["daemon"]["problems"] == []
         eventually(lambda: f"INFO over: {problem}" in daemon.log())
+        assert warnings(daemon) == 2
+
+
+def warnings(daemon: Daemon) -> int:
+    """How often the log has said that tasks wait for it, beside the line of each start."""
+    lines = daemon.log().splitlines()
+    return sum("WARNING" in line and "for a provider that offers turnstile" in line for line in lines)
