@@ -108,6 +108,10 @@ def test_status_says_what_a_provider_on_its_way_back_lacks() -> None:
     world.out.clear()
     world.run(2)
     assert world.providers.why_held_back("first") == "on its way back: 2 of 5 submits taken, 57 s left"
+    for _ in range(3):
+        world.providers.submit_taken("first")
+    world.clock.advance(57.0)  # it is back, and nobody has asked for a provider since
+    assert world.providers.why_held_back("first") is None
 
 
 def test_a_single_provider_is_used_again_as_soon_as_its_breaker_closes() -> None:

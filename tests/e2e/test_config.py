@@ -111,6 +111,7 @@ def test_a_refused_key_undoes_nothing_but_itself(tmp_path: Path) -> None:
         eventually(lambda: len(daemon.results()) == 2)
         assert {result["status"] for result in daemon.results().values()} == {"solved"}
         eventually(lambda: any("charges_per_hour = 2" in each for each in daemon.status()["daemon"]["problems"]))
+        assert str(daemon.status()["providers"][0]["held_back"]).startswith("limits.charges_per_hour = 2 is reached")
         assert (sandbox.totals()["charges"], len(daemon.results())) == (2, 2)
 
 
