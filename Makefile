@@ -5,6 +5,7 @@
 #   make check       formatter, linter, strict types, import directions
 #   make chaos       the chaos test with 20 seeds, one line each
 #   make days        simulated days with an outage of each kind: the table of docs/outages.md, some minutes
+#   make mutants     how many of a thousand changes of the supervision's core its tests notice; minutes
 #   make sweep       the whole crash sweep, on all processors: over 100,000 states of the disk, and the mutants
 #   make bench       the benchmarks of docs/benchmarks.md
 #   make bench-calls processor time of an HTTP call, captchad's transport beside others
@@ -25,7 +26,7 @@ PREFIX        ?= /opt/captchad
 SYSTEM_PYTHON ?= /usr/bin/python3
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow chaos days sweep check bench bench-calls bench-inflight bench-queue bench-delivery install clean debian
+.PHONY: demo test test-slow chaos days mutants sweep check bench bench-calls bench-inflight bench-queue bench-delivery install clean debian
 
 demo: $(VENV)/.run
 	$(BIN)/captchad demo
@@ -45,6 +46,9 @@ days: $(VENV)/.dev
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m tests.crash.sweep
+
+mutants: $(VENV)/.mutants
+	$(BIN)/python -m tests.supervisor.mutants
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -92,6 +96,11 @@ $(VENV)/.run: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/python $(PIP) install --editable '.[dev]'
+	@touch $@
+
+# Only `make mutants` needs it, and it brings a lot.
+$(VENV)/.mutants: $(VENV)/.dev
+	$(BIN)/python $(PIP) install 'mutmut>=3.8,<4'
 	@touch $@
 
 # A virtual environment that is half made has no pip, and is made again.

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from captchad import __version__
 from captchad.cli.exits import Exit
@@ -16,6 +17,8 @@ from captchad.model.errors import CaptchadError, NotRunning
 _UNFINISHED = ("pending", "held", "submitting", "submitted")
 _STATES = (*_UNFINISHED, "solved", "dead", "expired", "cancelled")
 _DEFAULT_LIMIT = 100
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 #: Monitoring's default limits for the age of the oldest pending task.
 _WARNING_S, _CRITICAL_S = 300.0, 900.0
@@ -73,6 +76,30 @@ def _providers(options: Namespace) -> int:
     from captchad.cli import live
 
     return live.providers(options)
+
+
+def _workers(options: Namespace) -> int:
+    from captchad.cli import workers
+
+    return workers.workers(options)
+
+
+def _workers_scale(options: Namespace) -> int:
+    from captchad.cli import workers
+
+    return workers.scale(options)
+
+
+def _workers_restart(options: Namespace) -> int:
+    from captchad.cli import workers
+
+    return workers.restart(options)
+
+
+def _drain(options: Namespace) -> int:
+    from captchad.cli import drain
+
+    return drain.drain(options)
 
 
 def _health(options: Namespace) -> int:
@@ -185,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def verb(
-        group: "argparse._SubParsersAction[argparse.ArgumentParser]",
+        group: _Verbs,
         name: str,
         text: str,
         run: Callable[[Namespace], int],
@@ -204,6 +231,8 @@ def _parser() -> argparse.ArgumentParser:
         _providers,
     )
 
+    _add_workers(verbs, verb)
+
     health = verb(verbs, "health", "one line in the format of monitoring plugins (exit 0 to 3)", _health)
     for letter, name, default_s in (("-w", "--warning", _WARNING_S), ("-c", "--critical", _CRITICAL_S)):
         text = f"age of the oldest pending task ({default_s:g})"
@@ -211,6 +240,12 @@ def _parser() -> argparse.ArgumentParser:
 
     reload = verb(verbs, "reload", "take the changed configuration; returns when it runs or is refused", _reload)
     reload.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+
+    text = "take nothing new, wait until all that is under way has ended, then stop the daemon (Ctrl-C leaves it so)"
+    drain = verb(verbs, "drain", text, _drain)
+    how = drain.add_mutually_exclusive_group()
+    how.add_argument("--no-wait", dest="wait", action="store_false", help="return at once")
+    how.add_argument("--eta", action="store_true", help="change nothing: say how long it would take")
 
     submit = verb(verbs, "submit", "check tasks and put them into the spool; prints their ids", _submit)
     submit.add_argument(
@@ -277,6 +312,34 @@ def _parser() -> argparse.ArgumentParser:
     repaired = verb(journal, "repair", text, _journal_repair)
     repaired.add_argument("--dry-run", action="store_true", help="only say what would be done")
     return parser
+
+
+def _add_workers(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    text = "the workers: state, captchas in flight, calls, heartbeat, memory, how the last one died"
+    workers = verb(verbs, "workers", text, _workers)
+    log = workers.add_mutually_exclusive_group()
+    text = "what was done about them of late, and why; from the journal alone, also beside a running daemon"
+    log.add_argument("--why", action="store_true", help=text)
+    log.add_argument("--deaths", action="store_true", help="how they died of late; from the journal alone, likewise")
+    workers.add_argument("--limit", type=number, metavar="N", help=f"with these: the latest N ({_DEFAULT_LIMIT})")
+    more = workers.add_subparsers(metavar="VERB")
+
+    text = "have N workers until daemon.workers changes at a reload, or a restart; autoscale, if on, goes on from there"
+    scale = verb(more, "scale", text, _workers_scale)
+    scale.add_argument("workers", type=_workers_number, metavar="N", help="1 to 256, at least daemon.min_workers")
+
+    text = "replace every worker by a new one, one at a time, the new one first; returns when that is ordered"
+    restart = verb(more, "restart", text, _workers_restart)
+    restart.add_argument("--all", action="store_true", help="every worker: so it is in any case")
+    restart.add_argument("--wait", action="store_true", help="return when all are new (exit 124: not in time)")
+    restart.add_argument("--timeout", type=_seconds, metavar="S", help="with --wait: at most S seconds (600)")
+
+
+def _workers_number(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 256:
+        raise argparse.ArgumentTypeError("a number of workers from 1 to 256 is wanted")
+    return value
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:

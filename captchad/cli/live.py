@@ -180,11 +180,10 @@ def _judge(options: Namespace, found: dict[str, Any], seen: dict[str, Any]) -> i
 
 
 def _figures(seen: dict[str, Any]) -> str:
-    alive, configured = (_numeric(seen, "workers", name) for name in ("alive", "configured"))
+    alive = _numeric(seen, "workers", "alive")
+    wanted = _numeric(seen, "workers", "target") or _numeric(seen, "workers", "configured")
     waiting = _numeric(seen, "queue", "pending") + _numeric(seen, "queue", "delayed")
-    return (
-        f"{alive:g} of {configured:g} workers, {waiting:g} waiting, {_numeric(seen, 'queue', 'in_flight'):g} in flight"
-    )
+    return f"{alive:g} of {wanted:g} workers, {waiting:g} waiting, {_numeric(seen, 'queue', 'in_flight'):g} in flight"
 
 
 def _perfdata(options: Namespace, seen: dict[str, Any]) -> str:

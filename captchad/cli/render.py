@@ -3,7 +3,20 @@
 The shapes rendered here are the JSON objects that `--json` prints; keys may be missing.
 """
 
-__all__ = ["Style", "clean", "duration", "show_task", "stamp", "status", "style_for", "table"]
+__all__ = [
+    "Style",
+    "clean",
+    "duration",
+    "mebibytes",
+    "providers",
+    "seat",
+    "show_task",
+    "stamp",
+    "status",
+    "style_for",
+    "table",
+    "workers",
+]
 
 import os
 from collections.abc import Iterable, Sequence
@@ -119,7 +132,7 @@ def _daemon(found: dict[str, Any], style: Style) -> str:
 
 
 def _workers(workers: dict[str, Any]) -> str:
-    head = f"workers   {_number(workers, 'alive')} of {_number(workers, 'configured')} alive, "
+    head = f"workers   {_number(workers, 'alive')} of {_wanted(workers)} alive, "
     head += f"{_number(workers, 'min')} needed\n"
     rows = [
         (
@@ -130,13 +143,18 @@ def _workers(workers: dict[str, Any]) -> str:
             _number(each, "completed"),
             _number(each, "restarts"),
             duration(each.get("heartbeat_age_s")),
-            _mebibytes(each.get("rss_bytes")),
+            mebibytes(each.get("rss_bytes")),
             clean(each.get("cpu_percent")),
         )
         for each in _list(workers, "list")
     ]
     names = ("slot", "pid", "state", "in flight", "completed", "restarts", "beat", "memory", "cpu %")
     return head + (table(names, rows, indent="          ") if rows else "")
+
+
+def _wanted(workers: dict[str, Any]) -> str:
+    """How many are to run now; an older daemon says only what is configured."""
+    return clean(workers.get("target", workers.get("configured")))
 
 
 def _queue(queue: dict[str, Any]) -> str:
@@ -177,6 +195,48 @@ def providers(found: dict[str, Any]) -> str:
     return table(("NAME", "BREAKER", "IN FLIGHT", "SOLVED", "BALANCE", "THREADS", "WAITS FOR"), rows)
 
 
+def workers(found: dict[str, Any]) -> str:
+    """A line for each worker: those in seats, the reserve, and those that leave."""
+    all_ = _object(found, "workers")
+    rows = [_worker(seat(each.get("slot")), each) for name in ("list", "reserve") for each in _list(all_, name)]
+    rows += [_worker("leaving", each) for each in _list(all_, "leaving")]
+    names = ("SEAT", "STATE", "PID", "IN FLIGHT", "PHASE", "CALLS", "BEAT", "LAG", "MEMORY", "RESTARTS", "LAST DEATH")
+    return table(names, rows) + "".join(f"{note}\n" for note in _worker_notes(all_))
+
+
+def _worker(name: str, row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        clean(row.get("state")),
+        clean(row.get("pid")),
+        _number(row, "in_flight"),
+        clean(row.get("phase")),
+        _number(row, "calls"),
+        duration(row.get("heartbeat_age_s")),
+        duration(row.get("lag_s")),
+        mebibytes(row.get("rss_bytes")),
+        _number(row, "restarts"),
+        clean(row.get("last_death")),
+    )
+
+
+def _worker_notes(workers: dict[str, Any]) -> list[str]:
+    """What is otherwise than the configuration says."""
+    notes = []
+    configured = clean(workers.get("configured"))
+    if _wanted(workers) != configured:
+        notes.append(f"{_wanted(workers)} workers are wanted now; daemon.workers is {configured}")
+    share = workers.get("share")
+    if isinstance(share, int | float) and share < 1.0:
+        notes.append(f"they use {_percent(share)} of their threads: the system is short of something, see the log")
+    return notes
+
+
+def seat(index: Any) -> str:
+    """A worker's place: its number, or `reserve`."""
+    return "reserve" if isinstance(index, int) and index < 0 else clean(index)
+
+
 def show_task(task: dict[str, Any]) -> str:
     """One task: a line for each field that says something, then its history."""
     lines = []
@@ -215,7 +275,8 @@ def _percent(value: Any) -> str:
     return f"{100 * value:.0f} %" if isinstance(value, int | float) else "-"
 
 
-def _mebibytes(value: Any) -> str:
+def mebibytes(value: Any) -> str:
+    """`21 MiB`; `-` for nothing."""
     return f"{value / (1 << 20):.0f} MiB" if isinstance(value, int | float) else "-"
 
 

@@ -188,6 +188,18 @@ _RULES = (
         "supervision.stall_s must be more than three times supervision.heartbeat_s",
     ),
     _Rule(
+        ("supervision", "autoscale_max"),
+        ("daemon", "workers"),
+        lambda most, workers: most == 0 or most >= workers,
+        "supervision.autoscale_max must be 0, or at least daemon.workers",
+    ),
+    _Rule(
+        ("supervision", "autoscale_min"),
+        ("daemon", "workers"),
+        lambda least, workers: least <= workers,
+        "supervision.autoscale_min must be at most daemon.workers",
+    ),
+    _Rule(
         ("degradation", "degraded_error_rate"),
         ("degradation", "emergency_error_rate"),
         lambda degraded, emergency: degraded <= emergency,

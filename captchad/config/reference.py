@@ -40,8 +40,9 @@ is a fault.
 `$CREDENTIALS_DIRECTORY`) or a file (`api_key_file`): one line with the key alone. `unset` means that there is no key
 yet. Outside systemd `captchad check` cannot see credentials; it says so and checks the rest.
 
-**Reload.** `live`: a reload applies the new value. `restart`: a reload that changes such a key is refused as a whole;
-restart the service instead.
+**Reload.** `live`: a reload applies the new value. `workers`: a reload applies it, and every worker is replaced by
+a new one, one at a time. `restart`: a reload that changes such a key is refused as a whole; restart the service
+instead.
 
 **Last known good.** A configuration that has run for `daemon.probation_s` without faults of its own is saved as a
 generation (effective values, no keys). If the file is bad at a start or reload, the last good generation runs, and
@@ -53,8 +54,9 @@ _EXAMPLE_INTRO = """\
 # After a change: captchad check, then systemctl reload captchad.
 #
 # Above each key: what it means; its unit, its range, its default, and when a change takes effect (live: by a reload;
-# restart: at the next start, and a reload is refused). Drop-ins conf.d/*.toml beside this file are merged over it:
-# tables merge, arrays replace (a [[provider]] in a drop-in replaces all providers here).
+# workers: by a reload, as workers are replaced one by one; restart: at the next start, and a reload is refused).
+# Drop-ins conf.d/*.toml beside this file are merged over it: tables merge, arrays replace (a [[provider]] in a
+# drop-in replaces all providers here).
 """
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Supervision",
     "Table",
     "keys",
+    "renewal_needed",
     "restart_needed",
     "tables",
     "to_dict",
@@ -60,6 +61,7 @@ class Reload(StrEnum):
     """When a changed value takes effect."""
 
     LIVE = "live"
+    WORKERS = "workers"  # as each worker is replaced by a new one, one at a time
     RESTART = "restart"
 
 
@@ -163,12 +165,64 @@ class Supervision:
     restart_max_delay_s: float = field(
         default=30.0, metadata=_seconds(0.01, 3600, "Cap of the growing delay before a worker is started again.")
     )
+    standby: int = field(
+        default=1,
+        metadata=_key(
+            Int(0, 16),
+            "Workers that are kept booted in reserve: one that dies is replaced within milliseconds. With 0 a"
+            " replacement takes a fork and a boot.",
+            "processes",
+        ),
+    )
+    threads: int = field(
+        default=16,
+        metadata=_key(
+            Int(1, 32),
+            "Submits that one worker runs at once, and as many polls.",
+            "threads",
+            reload=Reload.WORKERS,
+        ),
+    )
     max_tasks: int = field(
-        default=0, metadata=_key(Int(0, 10**9), "Replace a worker after so many tasks; 0: never.", "tasks")
+        default=0,
+        metadata=_key(
+            Int(0, 10**9), "Replace a worker after so many tasks, or up to a tenth fewer; 0: never.", "tasks"
+        ),
     )
     max_private_mb: int = field(
         default=0,
-        metadata=_key(Int(0, 1 << 20), "Replace a worker whose private memory exceeds this; 0: never.", "MiB"),
+        metadata=_key(
+            Int(0, 1 << 20),
+            "Replace a worker whose private memory exceeds this, or up to a tenth less; 0: never.",
+            "MiB",
+        ),
+    )
+    max_age_s: float = field(
+        default=0.0,
+        metadata=_seconds(0, _TEN_YEARS, "Replace a worker after this time, or up to a tenth earlier; 0: never."),
+    )
+    autoscale_max: int = field(
+        default=0,
+        metadata=_key(
+            Int(0, 256),
+            "Add workers, up to so many, while tasks wait and the workers are busy; 0: `daemon.workers`, always.",
+            "processes",
+        ),
+    )
+    autoscale_min: int = field(
+        default=1,
+        metadata=_key(
+            Int(1, 256),
+            "Take workers away again, down to so many, and never below `daemon.min_workers`.",
+            "processes",
+        ),
+    )
+    autoscale_age_s: float = field(
+        default=30.0, metadata=_seconds(0.1, _DAY, "The oldest task has waited for so long before a worker is added.")
+    )
+    autoscale_cooldown_s: float = field(
+        default=60.0,
+        metadata=_seconds(0.1, _DAY, "Time between two changes of the number of workers, and of calm before one goes."),
     )
 
 
@@ -530,11 +584,20 @@ def _plain(table: Any) -> dict[str, Any]:
 
 def restart_needed(running: Config, new: Config) -> tuple[str, ...]:
     """The keys (`table.key`) that differ and that a reload cannot apply."""
+    return _differing(running, new, Reload.RESTART)
+
+
+def renewal_needed(running: Config, new: Config) -> tuple[str, ...]:
+    """The keys (`table.key`) that differ and that a worker takes at its start."""
+    return _differing(running, new, Reload.WORKERS)
+
+
+def _differing(running: Config, new: Config, when: Reload) -> tuple[str, ...]:
     out = []
     for each in fields(Config):
         table: Table = each.metadata["table"]
         for key in keys(table):
-            if key.spec.reload is Reload.LIVE:
+            if key.spec.reload is not when:
                 continue
             old, now = (getattr(getattr(config, each.name), key.name) for config in (running, new))
             if old != now:

@@ -16,6 +16,10 @@
     hold         ids              {"done": [id, …], "refused": {id: reason}}; release and cancel likewise
     reload                        answered when it is done: {"changed": [key, …], "config": as in the status};
                                   refused with a line for each problem when nothing was changed
+    workers.scale    workers      {"was": number, "is": number, "autoscale": bool}
+    workers.restart               ordered: {"workers": number, "generation": that of the new ones in the status}
+    drain        eta              {"pid", "state", "in_flight", "undelivered", "half_s", "most_s", "latest_s", "stop_s",
+                                  "known"}; with `eta` true nothing is changed
 """
 
 __all__ = ["FAILED", "MAX_ANSWER", "MAX_REQUEST", "Answer", "encode", "ok", "refuse"]

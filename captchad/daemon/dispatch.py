@@ -26,11 +26,12 @@ from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
 from captchad.policy import deadlines, routing, turns
 from captchad.policy.degradation import Degradation, Mode
+from captchad.policy.forecast import Group
+from captchad.provider.resolver import STARVED
 from captchad.queue.lines import Takes
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
 from captchad.supervisor.crew import Worker
-from captchad.worker.main import SUBMIT_THREADS
 
 #: Orders a turn: a slice, so that a long queue does not hold up heartbeats.
 ORDERS_A_TURN = 128
@@ -81,10 +82,12 @@ class Dispatcher:
         self.stall_s = stall_s
         self.draining = False
         self.degradation = Degradation()  # the mode; who judges it sets it
+        self.share = 1.0  # of the workers' threads that may be used
         self._clock = clock
         self._worker_config = worker_config
         self._forget_side_file = forget_side_file
         self._log = log
+        self._booted: dict[WorkerKey, Worker] = {}  # in reserve, too
         self._loads: dict[WorkerKey, _Load] = {}
         self._poller: dict[int, _Load] = {}  # captcha -> who polls it
         self._unpolled: dict[int, None] = {}
@@ -109,8 +112,8 @@ class Dispatcher:
         in_use |= {(attempt.provider, attempt.key_id) for attempt in view.attempts.values()}
         self.providers.configure(providers, in_use)
         self.accounts.configure(providers)
-        for load in self._loads.values():
-            load.worker.send(self._worker_config())
+        for worker in self._booted.values():
+            worker.send(self._worker_config())
 
     def resume(self) -> None:
         """After a start: poll every captcha that the journal knows, under its id."""
@@ -145,14 +148,20 @@ class Dispatcher:
         self._time_out()
         # Also when nothing is ordered: what is overdue and still delayed would wake us up for ever.
         self.queue.view.ripen(self.queue.now())
-        if self.queue.down_reason or not self.queue.accepts_work:
+        if not self.queue.accepts_work:
             self._recall()
-        elif not self.draining:
+        else:
             self._recalled = False
-            self._run_suspects()
+        self._run_suspects()
+        if self._may_submit:
             self._order_submits()
         self._assign_polls()
         self.providers.forget_left(self.queue.view.in_flight)
+
+    @property
+    def _may_submit(self) -> bool:
+        """Whether new submits may be ordered. What is paid for is polled in any case."""
+        return self.queue.accepts_work and not self.draining
 
     def tick(self) -> None:
         """What is due about once a second."""
@@ -181,7 +190,7 @@ class Dispatcher:
         """Seconds until something here becomes due; None when nothing will by itself."""
         if self._assign_soon and any(load.worker.usable and load.ward_of is None for load in self._loads.values()):
             return 0.0
-        if self._order_soon and self.queue.accepts_work and not self.draining:
+        if self._order_soon and self._may_submit:
             return 0.0
         now = self._clock.monotonic()
         times = [self._timeouts[0][0] - now] if self._timeouts else []
@@ -249,14 +258,47 @@ class Dispatcher:
         free = [
             (load, Counter(load.submits.values()))
             for load in self._loads.values()
-            if load.worker.usable and load.ward_of is None and len(load.submits) < SUBMIT_THREADS
+            if load.worker.usable and load.ward_of is None and len(load.submits) < self._submits_at(load)
         ]
-        share = routing.share(SUBMIT_THREADS, len(self.providers.configured))
-        fit = {name: [load for load, submits in free if submits[name] < share] for name in self.spending.within(names)}
+        several = len(self.providers.configured)
+        fit = {
+            name: [load for load, submits in free if submits[name] < routing.share(self._submits_at(load), several)]
+            for name in self.spending.within(names)
+        }
         provider = self.providers.choose({name for name, loads in fit.items() if loads})
         if provider is None:
             return None
         return provider, min(fit[provider], key=lambda load: (len(load.submits), len(load.polls)))
+
+    def _submits_at(self, load: _Load) -> int:
+        """Submits that a worker may have on its hands: as many as it has threads, fewer while the system is short."""
+        return max(1, int(load.worker.threads * self.share))
+
+    def under_way(self) -> list[Group]:
+        """What has to end before nothing is under way any more. Submits end by their deadlines."""
+        now = self.queue.now()
+        counts: Counter[tuple[str, str, int]] = Counter()
+        for captcha in self.queue.view.captchas.values():
+            if not captcha.late and captcha.provider in self.providers.lanes:
+                method = self.queue.view.tasks[captcha.task_id].method
+                counts[captcha.provider, method, int(max(0.0, now - captcha.submitted_at))] += 1
+        unsolved = cache(self._poll_plans.unsolved)
+        groups = []
+        for (provider, method, age_s), count in counts.items():
+            left_s = max(0.0, self.providers.lanes[provider].settings.timeout_of(method) - age_s)
+            groups.append(Group(count, age_s, left_s, unsolved(provider, method)))
+        for attempt in self.queue.view.attempts.values():
+            if (lane := self.providers.lanes.get(attempt.provider)) is not None:
+                method = self.queue.view.tasks[attempt.task_id].method
+                left_s = lane.settings.submit_s + lane.settings.timeout_of(method)
+                groups.append(Group(1, 0.0, left_s, unsolved(attempt.provider, method)))
+        return groups
+
+    @property
+    def busy(self) -> float:
+        """Which part of the threads for submits is in use."""
+        threads = sum(load.worker.threads for load in self._loads.values() if load.worker.usable)
+        return sum(len(load.submits) for load in self._loads.values()) / threads if threads else 0.0
 
     def _choose_provider(self, method: str) -> str | None:
         return self.providers.choose(self.spending.within(self.providers.offering(method)))
@@ -474,7 +516,7 @@ class Dispatcher:
         if task.state is State.SUBMITTED:
             captcha = self.queue.view.captchas.get(task.n)
             return task.n in self._unpolled and captcha is not None and captcha.provider in self.providers.lanes
-        if task.priority > self.degradation.bar or self.spending.tag_room_at(task) is not None:
+        if not self._may_submit or task.priority > self.degradation.bar or self.spending.tag_room_at(task) is not None:
             return False
         waits = task.state is State.PENDING and task.where == "ready"
         return waits and self._choose_provider(task.method) is not None
@@ -509,9 +551,15 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- what workers say (Duties)
 
+    def on_boot(self, worker: Worker) -> None:
+        self._booted[worker.key] = worker
+        worker.send(self._worker_config())
+
     def on_ready(self, worker: Worker) -> None:
         self._loads[worker.key] = _Load(worker)
-        worker.send(self._worker_config())
+
+    def on_limit(self, share: float) -> None:
+        self.share = share
 
     def on_message(self, worker: Worker, message: Message) -> None:
         load = self._loads.get(worker.key)
@@ -602,33 +650,37 @@ class Dispatcher:
             self._assign_soon = True
 
     def _not_sent(self, n: int, provider: str, reason: str) -> None:
-        ours = reason in OUR_OWN or reason.startswith("exception: ")
+        # These are ours, too, but may come again at once and for ever.
+        lasting = reason.startswith("exception: ") or STARVED in reason
+        ours = reason in OUR_OWN or lasting
         if not ours:
             self.providers.fault(provider, "submit", "NETWORK", Category.TRANSIENT)
-        # An exception is ours, too, but may come again at once and for ever.
-        self.queue.not_sent(n, reason, backoff=not ours or reason.startswith("exception: "))
+        self.queue.not_sent(n, reason, backoff=not ours or lasting)
 
     def on_retire(self, worker: Worker) -> None:
         load = self._loads.get(worker.key)
         if load is not None:
             self._take_polls_from(load, tell=True)
 
-    def on_death(self, worker: Worker, reason: str) -> None:
+    def on_death(self, worker: Worker, kind: str) -> list[str]:
+        self._booted.pop(worker.key, None)
         load = self._loads.pop(worker.key, None)
+        suspects: list[str] = []
         if load is not None:
-            executing = list(load.executing) if reason != "exit" else []
-            suspects = [(n, task_id) for n in executing if (task_id := self._task_id(n)) is not None]
+            executing = list(load.executing) if kind != "exit" else []
+            suspects = [task_id for n in executing if (task_id := self._task_id(n)) is not None]
             attempts = self.queue.view.attempts.values()
             for n in [attempt.n for attempt in attempts if attempt.worker == worker.key]:
                 if n in load.begun:
                     self.queue.unknown(n, "its worker died", by_crash=True)
                 else:
                     self.queue.not_sent(n, "worker died", backoff=False)
-            for _, task_id in suspects:
-                self._suspect(task_id, alone=load.ward_of == task_id, stall=reason == "stall")
+            for task_id in suspects:
+                self._suspect(task_id, alone=load.ward_of == task_id, stall=kind == "stall")
             self._take_polls_from(load, tell=False)
         self.asks.worker_died(worker.key)
         self.queue.after_commit(lambda: self._forget_side_file(worker.key))
+        return suspects
 
     def _suspect(self, task_id: str, *, alone: bool, stall: bool) -> None:
         self._suspects[task_id] = None

@@ -16,9 +16,13 @@ from captchad import __version__
 from captchad.daemon.configuration import Configuration
 from captchad.daemon.log import start_logging
 from captchad.daemon.parent import Parent
+from captchad.daemon.template import MODULE, body
 from captchad.model.clock import SystemClock
 from captchad.model.errors import CaptchadError, ConfigError, NeedsOperator, TryLater
 from captchad.notify import Notify
+from captchad.supervisor.process import become_subreaper
+from captchad.supervisor.system import raise_descriptor_limit
+from captchad.supervisor.template import Template
 
 EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
@@ -38,9 +42,10 @@ def run(config_path: Path, environ: MutableMapping[str, str]) -> int:
     start_logging(environ)
     configuration = Configuration(config_path, environ)
     try:
+        template = _make_template()
         configuration.load_at_start()
         start_logging(environ, configuration.config.daemon.log_level)
-        return _live(configuration, notify, clock)
+        return _live(configuration, notify, template, clock)
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"{problem}\n")
@@ -53,13 +58,21 @@ def run(config_path: Path, environ: MutableMapping[str, str]) -> int:
         return EX_UNAVAILABLE
 
 
-def _live(configuration: Configuration, notify: Notify, clock: SystemClock) -> int:
-    _log.info("captchad %s starts, pid %d", __version__, os.getpid())
-    parent = Parent(configuration, notify, clock, random.Random(), _log)
-    parent.open()
+def _make_template() -> Template:
+    """Fork it while this process is small, has no key, no lock and no task. Raises OSError, TryLater."""
+    raise_descriptor_limit()  # workers inherit it
+    become_subreaper()
     # What is alive now is shared with the workers for life: the collector must not touch it, or every page is copied.
     gc.collect()
     gc.freeze()
+    return Template(body, MODULE)
+
+
+def _live(configuration: Configuration, notify: Notify, template: Template, clock: SystemClock) -> int:
+    _log.info("captchad %s starts, pid %d", __version__, os.getpid())
+    parent = Parent(configuration, notify, template, clock, random.Random(), _log)
+    parent.open()
+    gc.freeze()  # what was replayed lives long, and there may be millions of it: no collection looks at it again
     parent.start()
     code = parent.run()
     parent.close()

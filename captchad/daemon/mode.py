@@ -30,7 +30,7 @@ def judge_mode(parts: Parts, log: logging.Logger) -> None:
 def _signs(parts: Parts, now: float) -> Signs:
     config = parts.configuration.config
     # Before they have booted, and in a drain, few workers are no fault.
-    expected = parts.state == "running" or (parts.state == "starting" and parts.crew.boot_failures > 0)
+    expected = parts.state == "running" or (parts.state == "starting" and parts.crew.view.boot_failures > 0)
     return Signs(
         error_rate=degradation.error_rate(parts.providers.recent_ends, now),
         queue_ratio=parts.queue.view.unfinished / config.queue.capacity,

@@ -1,9 +1,9 @@
 """The parent: one thread, one loop. It owns the journal, the only view of the queue, and the workers.
 
-A turn: wait once; run what the descriptors and timers bring; decide; commit; then the effects. Every duty is a bounded
-slice. The watchdog ping is earned: it is sent only if this loop turned, every worker's heartbeat is fresh or already
-being dealt with (the crew's tick saw to that in the same turn), and the journal took a write since the last ping or
-stands in its declared down state with the retry timer running.
+A turn: wait once; run what the descriptors and timers bring; decide; commit; then the effects. Every duty is a
+bounded slice. The watchdog ping is earned: it is the last thing that the core decides on, when nothing that is due is
+left to be done about a worker, and only if the journal took a write since the last ping or stands in its declared down
+state with the retry timer running.
 """
 
 __all__ = ["Parent"]
@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +23,10 @@ from captchad.control.server import ControlServer
 from captchad.daemon import settings as pick
 from captchad.daemon.configuration import Configuration, ReloadOutcome
 from captchad.daemon.dispatch import Dispatcher
+from captchad.daemon.front import Front
 from captchad.daemon.intake import QueueSink
 from captchad.daemon.mode import judge_mode
+from captchad.daemon.office import Office
 from captchad.daemon.orphans import Orphans
 from captchad.daemon.providers import Providers
 from captchad.daemon.publish import Publisher
@@ -39,22 +40,25 @@ from captchad.journal.store import Journal
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDown
 from captchad.model.states import State
-from captchad.monitor.serve import serve
 from captchad.notify import Notify
+from captchad.policy.descriptors import parent_needs, threads_that_fit, worker_needs
 from captchad.queue.queue import Queue
 from captchad.queue.task import WorkerKey
 from captchad.queue.upkeep import hold_doubtful
 from captchad.spool.dirs import SpoolDirs
 from captchad.spool.intake import Intake
 from captchad.spool.results import Results
+from captchad.supervisor.core import events
+from captchad.supervisor.core.states import Reason
+from captchad.supervisor.core.view import Load
 from captchad.supervisor.crew import Crew
-from captchad.supervisor.process import Child, fork_child, reap, send_signal
-from captchad.worker import main as worker_main
+from captchad.supervisor.process import reap_strangers
+from captchad.supervisor.system import Memory, descriptor_limit
+from captchad.supervisor.template import Template
 
 #: The snapshot, the judge and expiry share one timer, shortly after all workers have beaten.
 AFTER_BEATS_S = 0.02
 JOURNAL_RETRY_S = 1.0
-MONITOR_RESTART_S = 5.0
 #: Damaged places that a start names one by one.
 DAMAGE_SAID = 10
 #: Time asked of systemd for the replay of a segment: some, and what a slow disk and a slow machine need.
@@ -63,15 +67,26 @@ REPLAYED_A_SECOND = 4 << 20
 #: Below the age at which the monitor calls a snapshot stale (5 s), with room for a slow turn.
 MONITOR_IDLE_S = 2.5
 FORGET_A_TURN = 50
+#: Private memory of workers is asked for so often, when it is limited: the kernel walks all their pages for it.
+PRIVATE_EVERY_S = 10.0
+#: While a stop waits, systemd is asked for so much more time, again and again.
+STOP_EXTEND_S = 10.0
 
 
 class Parent:
     """Puts the parts together; `run` turns the loop until the drain is over."""
 
     def __init__(
-        self, configuration: Configuration, notify: Notify, clock: Clock, rng: random.Random, log: logging.Logger
+        self,
+        configuration: Configuration,
+        notify: Notify,
+        template: Template,
+        clock: Clock,
+        rng: random.Random,
+        log: logging.Logger,
     ) -> None:
         self.configuration = configuration
+        self.template = template
         self.clock = clock
         self.notify = notify
         self.log = log
@@ -81,15 +96,12 @@ class Parent:
         self._signals: list[int] = []
         self._announced_down = ""
         self._status_file_failed = False
-        self._next_watchdog = 0.0
-        self._commits_at_ping = 0
         self._drain_until = 0.0
-        self._monitor: Child | None = None
+        self._memory = Memory()
+        self.low_limit = ""  # what RLIMIT_NOFILE is too low for
+        self._finishing = ""  # why nothing new is taken until all that is under way has ended
         self._rejections_said: Counter[str] = Counter()
         self._said_all: list[Path] = []  # side files that have nothing more to say
-        self._listener: socket.socket | None = None
-        self._listening: tuple[str, int] | None = None
-        self._monitor_restart_at: float | None = None
         self._last_status = ""
         self._informed: tuple[object, ...] = ()
         self._informed_at = 0.0
@@ -144,7 +156,19 @@ class Parent:
             self.clock,
             self._rng,
             self.dispatcher,
-            self._worker_body,
+            Office(self.queue, self.notify, self.clock, self._note_journal),
+            self.template,
+            self._worker_order,
+            self.log,
+            self._memory.killed_one,
+        )
+        self.crew.threads = self._threads_that_fit()
+        self.front = Front(
+            self.template,
+            self.loop,
+            self.clock,
+            self.configuration.own_fault,
+            self.crew.replace_template,
             self.log,
         )
         self.orphans = Orphans(self.journal_dir, self.queue, self.dispatcher.outcome, self._remove_side_file, self.log)
@@ -173,12 +197,29 @@ class Parent:
         self.queue.commit()
         self._look_at_space()
         self.crew.start(epoch)
-        self._open_monitor()
+        self.front.configure(self.configuration.config.http.address)
         self.intake.start()
         fd = self.intake.fileno()
         if fd is not None:
             self.loop.watch(fd, readable=self.intake.on_readable)
         self._set_tick()
+
+    def _threads_that_fit(self) -> int:
+        """The threads that each worker gets: those that are configured, or as many as its descriptors allow."""
+        config, limit = self.configuration.config, descriptor_limit()
+        threads, providers = config.supervision.threads, len(config.providers)
+        fit = threads_that_fit(limit, providers, threads)
+        processes = max(config.daemon.workers, config.supervision.autoscale_max) + config.supervision.standby + 1
+        needs = max(parent_needs(processes), worker_needs(threads, providers))
+        used = f"; workers use {fit} of {threads} threads" if fit < threads else ""
+        self.low_limit = (
+            f"RLIMIT_NOFILE is {limit}, the configuration needs {needs} (LimitNOFILE= of the unit, ulimit -n){used}"
+            if limit < needs
+            else ""
+        )
+        if self.low_limit:
+            self.log.warning(self.low_limit)
+        return fit
 
     def _hold_doubtful(self) -> None:
         """Say what is damaged. Who may have been paid for in a record that is lost does not run by itself."""
@@ -230,17 +271,21 @@ class Parent:
 
     # ---------------------------------------------------------------- workers
 
-    def _worker_body(self, channel_fd: int, slot: int, number: int) -> int:
-        """Runs in the forked worker."""
-        signal.set_wakeup_fd(-1)
-        return worker_main.run(
-            channel_fd, self.journal_dir, self.crew.epoch, number, slot, self.clock, stack_fd=sys.stderr.fileno()
-        )
+    def _worker_order(self, epoch: int, number: int) -> Message:
+        """What the template is told of a worker."""
+        return {
+            "what": "worker",
+            "journal": str(self.journal_dir),
+            "epoch": epoch,
+            "number": number,
+            "threads": self.crew.threads,
+        }
 
     def _worker_config(self) -> Message:
         return {
             "m": "config",
             "heartbeat_s": self.configuration.config.supervision.heartbeat_s,
+            "private_every_s": PRIVATE_EVERY_S if self.configuration.config.supervision.max_private_mb else 0.0,
             "providers": {
                 lane.name: {
                     "url": lane.settings.url,
@@ -298,6 +343,8 @@ class Parent:
         self.crew.flush()
         if self.state == "starting":
             self._ready_if_able()
+        elif self._finishing:
+            self._drain_if_finished()
         elif self.state == "draining":
             self._stop_if_drained()
 
@@ -325,15 +372,18 @@ class Parent:
     def _tick_s(self) -> float:
         return min(1.0, self.configuration.config.supervision.heartbeat_s)
 
-    def _set_tick(self) -> None:
+    def _set_tick(self) -> float:
+        """When the next one will be."""
         due = next_beat(self.clock.monotonic() - AFTER_BEATS_S, self._tick_s) + AFTER_BEATS_S
         self.loop.call_at(due, self._tick)
-        self.crew.next_tick = due
+        return due
 
     def _tick(self) -> None:
         """What is due about once a second."""
-        self.crew.tick()
-        self._set_tick()
+        if not self.template.owes:  # else a child may be ours whose pid we do not know yet
+            reap_strangers(self.crew.pids | self.front.pids)
+        self._look_at_load()
+        self.crew.tick(self._set_tick())
         now = self.clock.monotonic()
         if not self.queue.down_reason:
             self.queue.expire()
@@ -344,9 +394,20 @@ class Parent:
         self._look_at_space()
         self._say_rejections()
         self._tick_config(now)
-        self._restart_monitor(now)
+        self.front.tick()
+        if self.state == "draining" and not self._finishing:
+            self.notify.extend_timeout(STOP_EXTEND_S)
         self._publish_status()
-        self._ping(now)
+
+    def _look_at_load(self) -> None:
+        """Tell the core what there is to do, and what the system is short of."""
+        now = self.clock.monotonic()
+        view = self.queue.view
+        oldest = view.oldest_pending_at() if view.lines["ready"] else None
+        age_s = 0.0 if oldest is None else max(0.0, self.queue.now() - oldest)
+        events.loaded(self.crew.view, Load(age_s, self.dispatcher.busy), now)
+        if self._memory.short():
+            events.short_of(self.crew.view, Reason.MEMORY, now)
 
     def _say_rejections(self) -> None:
         news = self.intake.rejected - self._rejections_said
@@ -390,6 +451,7 @@ class Parent:
         if self.crew.alive < self.configuration.config.daemon.min_workers:
             return
         self.state = "running"
+        self.crew.watch_over(self.notify.watchdog_s and self.notify.watchdog_s / 2.0 - self._tick_s)
         self.configuration.on_ready(self.clock.monotonic())
         self._publish_status()
         self.notify.ready(self._last_status)
@@ -398,23 +460,12 @@ class Parent:
     def _status_line(self, problems: Sequence[str]) -> str:
         view = self.queue.view
         line = (
-            f"{self.crew.alive}/{self.crew.settings.workers} workers,"
+            f"{self.crew.alive}/{self.crew.view.target} workers,"
             f" {view.lines['ready'] + view.lines['delayed'] + view.lines['waiting']} queued,"
             f" {sum(view.in_flight.values())} in flight, {view.states[State.DEAD]} dead"
         )
-        return "; ".join([line, *problems])
-
-    def _ping(self, now: float) -> None:
-        if self.notify.watchdog_s is None or self.state == "starting" or now < self._next_watchdog:
-            return
-        if not self.queue.down_reason and self.journal.commits == self._commits_at_ping:
-            # Nothing was written since the last ping: the journal must show that it still can.
-            self.queue.stage("beat", {"t": self.clock.time()})
-            self.queue.commit()
-            self._note_journal()
-        self._commits_at_ping = self.journal.commits
-        self._next_watchdog = now + self.notify.watchdog_s / 2 - self._tick_s
-        self.notify.watchdog()
+        waits = [f"draining: waits for {self._under_way} captchas"] if self._finishing else []
+        return "; ".join([*waits, line, *problems])
 
     # ---------------------------------------------------------------- saying how it is
 
@@ -434,72 +485,16 @@ class Parent:
 
     def _inform_monitor(self, snapshot: dict[str, Any]) -> None:
         """Send the snapshot on; an idle daemon, which has nothing new to tell, does so less often."""
-        if self._monitor is None:
+        if not self.front.listening:
             return
         now = self.clock.monotonic()
         news = (self.journal.records, self.crew.alive, self._last_status, self.state, len(self.crew.workers))
         if news == self._informed and now - self._informed_at < MONITOR_IDLE_S:
             return
         self._informed, self._informed_at = news, now
-        self._monitor.channel.send(
+        self.front.inform(
             {"m": "snapshot", "status": snapshot, "health": self.reporter.health(), "metrics": self.reporter.metrics()}
         )
-
-    # ---------------------------------------------------------------- monitor
-
-    def _open_monitor(self) -> None:
-        """Bind here, so that a port that cannot be had is known; serve in a child that has no key and no journal."""
-        address = self.configuration.config.http.address
-        self._monitor_restart_at = None
-        if address is None:
-            return
-        if self._listener is None:
-            try:
-                self._listener = _listen(address)
-            except OSError as error:
-                self.configuration.own_fault(f"http.listen {address[0]}:{address[1]}: {error.strerror}", "http.listen")
-                self.log.error(
-                    f"http.listen {address[0]}:{address[1]}: {error.strerror}; running without it, trying again"
-                )
-                self._monitor_restart_at = self.clock.monotonic() + MONITOR_RESTART_S
-                return
-            self._listening = address
-        listener = self._listener
-
-        def body(channel_fd: int) -> int:
-            signal.set_wakeup_fd(-1)
-            return serve(listener, channel_fd, self.clock)
-
-        try:
-            monitor = fork_child(body, keep=[listener.fileno()])
-        except OSError as error:
-            self.log.error(f"monitor: cannot fork: {error}; trying again")
-            self._monitor_restart_at = self.clock.monotonic() + MONITOR_RESTART_S
-            return
-        self._monitor = monitor
-        self.loop.watch(monitor.pidfd, readable=lambda: self._monitor_died(monitor))
-
-    def _monitor_died(self, monitor: Child) -> None:
-        code = reap(monitor)
-        self.loop.unwatch(monitor.pidfd)
-        monitor.close()
-        if self._monitor is monitor:
-            self._monitor = None
-            if self.state in ("starting", "running"):
-                self.log.warning(f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s")
-                self._monitor_restart_at = self.clock.monotonic() + MONITOR_RESTART_S
-
-    def _restart_monitor(self, now: float) -> None:
-        if self._monitor_restart_at is not None and now >= self._monitor_restart_at and self.state != "draining":
-            self._open_monitor()
-
-    def _close_monitor(self) -> None:
-        if self._monitor is not None:
-            send_signal(self._monitor, signal.SIGKILL)
-            self._monitor = None
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
 
     # ---------------------------------------------------------------- configuration
 
@@ -525,17 +520,15 @@ class Parent:
         self.intake.allowed_hosts = config.policy.allowed_hosts
         self.providers.breaker_settings = pick.breaker_settings(config)
         self.dispatcher.stall_s = config.supervision.stall_s
-        self.crew.settings = pick.crew_settings(config)
         self.dispatcher.set_providers(pick.provider_settings(config, self.configuration.keys))
         self.dispatcher.spending.configure(*pick.spending_caps(config))
-        self.crew.resize()
-        if config.http.address != self._listening:
-            self._close_monitor()
-            self._listening = None
-            self._open_monitor()
+        threads = self._threads_that_fit()
+        renewed, self.crew.threads = self.crew.threads != threads, threads
+        self.crew.renew(pick.crew_settings(config), replace_all=Reason.RELOAD if renewed else None)
+        self.front.configure(config.http.address)
 
     def _tick_config(self, now: float) -> None:
-        if self.crew.boot_failures >= max(2, self.crew.settings.workers):
+        if self.crew.view.boot_failures >= max(2, self.crew.view.target):
             self.configuration.own_fault("workers cannot boot")
         self.configuration.tick(now, outage=self.providers.any_outage)
         if self.configuration.take_changed():
@@ -543,25 +536,56 @@ class Parent:
 
     # ---------------------------------------------------------------- stop
 
+    def finish(self, why: str) -> None:
+        """Take nothing new, submit nothing, and drain when all that is under way has ended and is delivered.
+
+        systemd is not told: from STOPPING=1 on it would wait no longer than TimeoutStopSec.
+        """
+        if self.state != "running":
+            return
+        self.log.info(f"{why}: nothing new is taken; {self._under_way} captchas are waited for")
+        self._finishing = why
+        self.state = "draining"
+        self.dispatcher.draining = True
+        self._publish_status()
+
+    @property
+    def _under_way(self) -> int:
+        """Tasks that are being submitted, or are at a provider."""
+        states = self.queue.view.states
+        return states[State.SUBMITTING] + states[State.SUBMITTED]
+
+    def _drain_if_finished(self) -> None:
+        # While the journal is down what ended is staged, and no result of it is delivered.
+        if self._under_way or self.queue.view.undelivered or self.queue.busy or self.journal.staged:
+            return
+        self.drain(f"{self._finishing}: all has ended")
+
     def drain(self, why: str) -> None:
-        """Take nothing new, let begun submits end, stop. A second request kills what is left."""
-        if self.state == "draining":
+        """Take nothing new, let begun submits end, stop. A second request kills what is left.
+
+        In `finish` it ends the wait: captchas that are still at a provider are the next start's.
+        """
+        if self.state == "stopped":
+            return
+        if self.state == "draining" and not self._finishing:
             self.log.warning(f"{why} again: what has not ended is killed")
             self.crew.kill_all()
             self._drain_until = self.clock.monotonic()
-        if self.state in ("draining", "stopped"):
             return
+        self._finishing = ""
         self.log.info(f"{why}: draining")
         self.state = "draining"
         self.notify.stopping()
         self.notify.status("draining")
         self.dispatcher.draining = True
-        self._drain_until = self.clock.monotonic() + self.crew.settings.drain_s
+        drain_s = self.crew.view.settings.drain_s
+        self._drain_until = self.clock.monotonic() + drain_s
         self.crew.drain()
-        self.loop.call_later(self.crew.settings.drain_s, self.crew.kill_all)
+        self.loop.call_later(drain_s, self.crew.kill_all)
 
     def _stop_if_drained(self) -> None:
-        if self.crew.workers or self.queue.busy:
+        if self.crew.leaving or self.queue.busy:
             return
         if self.queue.down_reason and self.journal.staged and self.clock.monotonic() < self._drain_until:
             return  # outcomes wait for the disk; without them their submits count as unknown at the next start
@@ -570,23 +594,11 @@ class Parent:
     def close(self) -> None:
         """Leave everything on disk as the next start wants it."""
         self._remove_side_files()
-        self._close_monitor()
+        self.front.close()
+        self.crew.close()
         self.control.close()
         self.intake.close()
         self._publish_status()
         self.queue.save_index()
         self.journal.close()
         self.log.info("stopped")
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(64)
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -30,6 +30,7 @@ class Parts(Protocol):
 
     state: str
     started_at: float
+    low_limit: str
     clock: Clock
     configuration: Configuration
     queue: Queue
@@ -46,3 +47,6 @@ class Parts(Protocol):
 
     def reload(self) -> ReloadOutcome:
         """Read the configuration again."""
+
+    def finish(self, why: str) -> None:
+        """Stop when all that is under way has ended."""

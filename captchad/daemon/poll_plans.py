@@ -5,8 +5,9 @@ Memory only: after a restart the plans are the usual ones, and are learned anew 
 
 __all__ = ["PollPlans"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from captchad.daemon.providers import ProviderSettings
 from captchad.ipc.channel import Message
@@ -53,6 +54,13 @@ class PollPlans:
         """The age at which a captcha is polled for the first time."""
         pace = Pace(settings.first_poll_s, settings.poll_s, settings.timeout_of(method))
         return self._plan(settings.name, method, pace)[0]
+
+    def unsolved(self, provider: str, method: str) -> Callable[[float], float] | None:
+        """The share that is not solved by an age, in seconds; None when too little was seen to say."""
+        known = self._known.get((provider, method))
+        if known is None or not known.times.known:
+            return None
+        return partial(poll_timing.unsolved, known.times.survival())
 
     def _plan(self, provider: str, method: str, pace: Pace) -> Sequence[float]:
         known = self._of(provider, method)

@@ -20,7 +20,7 @@ from captchad.policy.retry import RetrySettings
 from captchad.policy.routing import ReturnSettings
 from captchad.policy.spend import Caps
 from captchad.queue.queue import QueueSettings
-from captchad.supervisor.crew import CrewSettings
+from captchad.supervisor.core.view import Autoscale, Settings
 
 
 def queue_settings(config: Config) -> QueueSettings:
@@ -58,17 +58,29 @@ def spending_caps(config: Config) -> tuple[Caps, dict[str, Caps], str, Caps]:
     return all_, each, limits.tag, each_tag
 
 
-def crew_settings(config: Config) -> CrewSettings:
+def crew_settings(config: Config) -> Settings:
     supervision = config.supervision
-    return CrewSettings(
+    autoscale = None
+    if supervision.autoscale_max:
+        autoscale = Autoscale(
+            max(supervision.autoscale_min, config.daemon.min_workers),
+            supervision.autoscale_max,
+            supervision.autoscale_age_s,
+            supervision.autoscale_cooldown_s,
+        )
+    return Settings(
         workers=config.daemon.workers,
+        min_workers=config.daemon.min_workers,
         heartbeat_s=supervision.heartbeat_s,
         boot_s=supervision.boot_s,
         stall_s=supervision.stall_s,
         drain_s=supervision.drain_s,
         restart_max_delay_s=supervision.restart_max_delay_s,
+        standby=supervision.standby,
         max_tasks=supervision.max_tasks,
-        max_private_mb=supervision.max_private_mb,
+        max_private_bytes=supervision.max_private_mb << 20,
+        max_age_s=supervision.max_age_s,
+        autoscale=autoscale,
     )
 
 

@@ -18,6 +18,7 @@ from captchad.model.states import State
 from captchad.policy.breaker import state_word
 from captchad.policy.degradation import Mode, error_rate
 from captchad.policy.spend import ALL
+from captchad.supervisor.core.view import Seat
 from captchad.supervisor.crew import Worker
 
 Metric = list[Any]  # [name, type, help, [[labels, value], ...]]
@@ -83,7 +84,14 @@ class Reporter:
         if parent.intake.down_reason:
             found.append(f"intake waits: {parent.intake.down_reason}")
         if parent.crew.alive < parent.configuration.config.daemon.min_workers:
-            found.append(f"{parent.crew.alive} of {parent.configuration.config.daemon.workers} workers are alive")
+            found.append(f"{parent.crew.alive} of {parent.crew.view.target} workers are alive")
+        failing = [seat for seat in parent.crew.seats if seat.history.failing and parent.crew.is_unsettled(seat)]
+        found += [f"worker {seat.index} dies again and again: {seat.last_death}" for seat in failing]
+        if parent.low_limit:
+            found.append(parent.low_limit)
+        if parent.crew.view.guard.share < 1.0:
+            share = parent.crew.view.guard.share
+            found.append(f"workers use {share:.0%} of their threads: the system is short of something, see the log")
         for lane in parent.providers.lanes.values():
             found += self._waits_for(lane, now)
         found += parent.dispatcher.waiting().values()
@@ -110,60 +118,67 @@ class Reporter:
         return found
 
     def _workers(self) -> dict[str, Any]:
-        parent = self._parent
-        configured, minimum = parent.configuration.config.daemon.workers, parent.configuration.config.daemon.min_workers
+        crew, daemon = self._parent.crew, self._parent.configuration.config.daemon
         self._read_usage()
         return {
-            "configured": configured,
-            "alive": parent.crew.alive,
-            "min": minimum,
-            "healthy": parent.crew.alive >= minimum,
-            "list": [self._slot(slot.index, slot.worker) for slot in parent.crew.slots],
+            "configured": daemon.workers,
+            "target": crew.view.target,
+            "alive": crew.alive,
+            "min": daemon.min_workers,
+            "healthy": crew.alive >= daemon.min_workers,
+            "share": crew.view.guard.share,
+            "list": [self._seat(seat) for seat in crew.seats],
+            "reserve": [row for seat in crew.view.reserve if (row := self._seat(seat))["pid"]],
+            "leaving": [self._process(worker) for worker in crew.workers if worker.vital.seat is None],
         }
 
-    def _slot(self, index: int, worker: Worker | None) -> dict[str, Any]:
-        parent = self._parent
-        slot = parent.crew.slots[index]
-        now = parent.clock.monotonic()
+    def _seat(self, seat: Seat) -> dict[str, Any]:
+        worker = self._parent.crew.sitting(seat)
         row: dict[str, Any] = {
-            "slot": index,
+            "slot": seat.index,
             "pid": None,
-            "state": "waiting",
+            "state": "failing" if seat.history.failing else "waiting",
             "in_flight": 0,
-            "completed": slot.completed,
-            "restarts": slot.restarts,
+            "completed": seat.completed,
+            "restarts": seat.restarts,
             "heartbeat_age_s": None,
             "rss_bytes": None,
             "cpu_percent": None,
-            "last_death": slot.last_death or None,
+            "last_death": seat.last_death or None,
         }
-        if worker is None:
+        if worker is None or worker.child is None:
             return row
-        rss, cpu = self._usage.get(worker.child.pid, (None, None))
-        beat_age = None if worker.last_beat_at is None else round(max(0.0, now - worker.last_beat_at), 3)
-        return row | {
-            "pid": worker.child.pid,
+        return row | self._process(worker) | {"completed": seat.completed + worker.vital.beat.completed}
+
+    def _process(self, worker: Worker) -> dict[str, Any]:
+        vital, now = worker.vital, self._parent.clock.monotonic()
+        rss, cpu = self._usage.get(worker.pid, (None, None))
+        beat_age = None if vital.last_beat_at is None else round(max(0.0, now - vital.last_beat_at), 3)
+        return {
+            "pid": worker.pid,
             "state": worker.state,
-            "in_flight": parent.dispatcher.polls_of(worker),
-            "completed": slot.completed + worker.beat.get("completed", 0),
+            "in_flight": self._parent.dispatcher.polls_of(worker),
             "heartbeat_age_s": beat_age,
-            "rss_bytes": rss,
+            "rss_bytes": vital.beat.rss_bytes or rss,
             "cpu_percent": cpu,
-            "phase": worker.beat.get("phase"),
-            "forked_mono_s": worker.forked_at,
-            "first_beat_mono_s": worker.first_beat_at,
+            "phase": vital.beat.phase,
+            "generation": vital.generation,
+            "calls": vital.beat.calls,
+            "lag_s": vital.beat.lag_s,
+            "forked_mono_s": vital.forked_at,
+            "first_beat_mono_s": vital.first_beat_at,
+            "ready_mono_s": vital.seated_at,
         }
 
     def _read_usage(self) -> None:
         now = self._parent.clock.monotonic()
-        all_known = all(worker.child.pid in self._usage for worker in self._parent.crew.workers)
-        if all_known and now - self._usage_at < PROC_EVERY_S:
+        pids = {worker.pid for worker in self._parent.crew.workers if worker.child is not None}
+        if pids <= self._usage.keys() and now - self._usage_at < PROC_EVERY_S:
             return
         self._usage_at = now
         usage: dict[int, tuple[int, float]] = {}
         cpu: dict[int, tuple[float, float]] = {}
-        for worker in self._parent.crew.workers:
-            pid = worker.child.pid
+        for pid in pids:
             try:
                 process = psutil.Process(pid)
                 times = process.cpu_times()
@@ -308,15 +323,26 @@ class Reporter:
                 "Workers by state.",
                 [
                     [{"state": state}, sum(worker.state == state for worker in parent.crew.workers)]
-                    for state in ("booting", "running", "stalled", "draining")
+                    for state in ("booting", "running", "standby", "stalled", "draining")
                 ],
             ],
             [
-                "captchad_worker_restarts_total",
+                "captchad_worker_deaths_total",
                 "counter",
-                "Workers replaced, by reason.",
-                [[{"reason": reason}, count] for reason, count in parent.crew.restarts.items()],
+                "Workers that died, by cause.",
+                [[{"reason": reason}, count] for reason, count in sorted(parent.crew.count.deaths.items())],
             ],
+            [
+                "captchad_worker_actions_total",
+                "counter",
+                "What was done about workers, by what and why.",
+                [
+                    [{"action": action, "reason": reason}, count]
+                    for (action, reason), count in sorted(parent.crew.count.actions.items())
+                ],
+            ],
+            _single("captchad_workers_target", "gauge", "Workers that are wanted.", parent.crew.view.target),
+            _single("captchad_thread_share", "gauge", "Part of their threads in use.", parent.crew.view.guard.share),
             [
                 "captchad_api_requests_total",
                 "counter",

@@ -2,6 +2,7 @@
 
 __all__ = ["Verbs"]
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,15 +10,20 @@ from captchad.control.server import Pending, Reply, Request
 from captchad.control.wire import ok, refuse
 from captchad.daemon.parts import Parts
 from captchad.daemon.reports import report
-from captchad.model.errors import JournalDown
+from captchad.model.errors import JournalDown, TryLater
 from captchad.model.states import State
+from captchad.policy.forecast import by_share
 from captchad.queue.describe import dead_letters, describe, task_list
 from captchad.queue.queue import Refusal, each
+from captchad.supervisor.core.states import Reason
 
 MAX_LIST = 10_000
 
 #: Tasks of a state that one request changes: a slice, so that a crowd does not hold up heartbeats.
 CHANGED_A_REQUEST = 1000
+
+#: As `daemon.workers`.
+WORKERS_MOST = 256
 
 
 class Verbs:
@@ -37,6 +43,9 @@ class Verbs:
             "cancel": self._cancel,
             "report": self._report,
             "reload": self._reload,
+            "workers.scale": self._workers_scale,
+            "workers.restart": self._workers_restart,
+            "drain": self._drain,
         }
 
     def handle(self, request: Request) -> Reply:
@@ -109,6 +118,55 @@ class Verbs:
         if outcome.refused:
             return refuse("\n".join(outcome.refused), hint="the configuration that ran before runs on")
         return ok({"changed": list(outcome.changed), "config": self._parent.configuration.report()})
+
+    def _workers_scale(self, args: dict[str, Any]) -> Reply:
+        crew, least = self._parent.crew, self._parent.configuration.config.daemon.min_workers
+        wanted = args.get("workers")
+        if type(wanted) is not int or not 1 <= wanted <= WORKERS_MOST:
+            return refuse(f"a number of workers from 1 to {WORKERS_MOST} is wanted", code=2)
+        if wanted < least:
+            hint = "lower daemon.min_workers in the configuration, then captchactl reload"
+            return refuse(f"{wanted} is below daemon.min_workers, which is {least}", hint=hint)
+        self._demand_running()
+        was = crew.view.target
+        if wanted != was:
+            crew.rescale(wanted)
+        return ok({"was": was, "is": crew.view.target, "autoscale": crew.view.settings.autoscale is not None})
+
+    def _workers_restart(self, args: dict[str, Any]) -> Reply:
+        self._demand_running()
+        crew = self._parent.crew
+        crew.renew(crew.view.settings, replace_all=Reason.OPERATOR)
+        return ok({"workers": crew.view.target, "generation": crew.view.generation})
+
+    def _drain(self, args: dict[str, Any]) -> Reply:
+        parent = self._parent
+        if args.get("eta") is not True:
+            if parent.state == "starting":
+                hint = "wait until it runs, or stop it by systemctl stop or SIGTERM"
+                raise TryLater("the daemon is starting: it cannot drain yet", hint=hint)
+            parent.finish("captchactl drain")
+        return ok({"pid": os.getpid(), "state": parent.state, **_forecast(parent)})
+
+    def _demand_running(self) -> None:
+        """Raises TryLater in a drain: its workers are on their way out."""
+        if self._parent.state not in ("starting", "running"):
+            raise TryLater("the daemon is draining: its workers go", hint="start it again first")
+
+
+def _forecast(parent: Parts) -> dict[str, Any]:
+    """In how many seconds all that is under way has ended, by probability; and how long an ordinary stop may take."""
+    groups, states = parent.dispatcher.under_way(), parent.queue.view.states
+    submit_s = max((lane.settings.submit_s for lane in parent.providers.lanes.values()), default=0.0)
+    return {
+        "in_flight": states[State.SUBMITTING] + states[State.SUBMITTED],
+        "undelivered": len(parent.queue.view.undelivered),
+        "half_s": round(by_share(groups, 0.5), 1),
+        "most_s": round(by_share(groups, 0.9), 1),
+        "latest_s": round(max((group.left_s for group in groups), default=0.0), 1),
+        "stop_s": min(parent.crew.view.settings.drain_s, submit_s),
+        "known": all(group.unsolved is not None for group in groups),
+    }
 
 
 def _ids(args: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ polls as the common client would (a first poll by method, then one every `poll_s
 Ages and times in seconds, an age counts from the submit.
 """
 
-__all__ = ["LATE_POLL_FACTOR", "MAX_POLLS", "Pace", "SolveTimes", "late_plan", "plan", "rest"]
+__all__ = ["LATE_POLL_FACTOR", "MAX_POLLS", "Pace", "SolveTimes", "late_plan", "plan", "rest", "unsolved"]
 
 import math
 from bisect import bisect_right
@@ -106,6 +106,11 @@ class SolveTimes:
         """At each edge, the share that is not solved by then; never quite none."""
         left = list(accumulate(reversed(self._weights), initial=0.001))
         return [each / left[-1] for each in reversed(left)]
+
+
+def unsolved(survival: Sequence[float], age_s: float) -> float:
+    """The share that is not solved by that age."""
+    return _at(survival, min(age_s, _EDGES[-1]))
 
 
 def plan(method: str, pace: Pace, times: SolveTimes) -> list[float]:

@@ -1,7 +1,8 @@
 """Finds the addresses of names, with a deadline of its own, and says in words what the system said."""
 
-__all__ = ["Addresses", "Lookup", "Resolver", "StopError", "process_resolver", "words"]
+__all__ = ["STARVED", "Addresses", "Lookup", "Resolver", "StopError", "process_resolver", "words"]
 
+import errno
 import functools
 import math
 import socket
@@ -24,6 +25,11 @@ REFRESH_WAIT_S = 1.0
 
 #: Addresses of one name that are tried.
 MAX_ADDRESSES = 8
+
+#: Stands in a reason when this machine had nothing left for the call: the provider has nothing to do with it.
+STARVED = "out of resources here"
+
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 
 #: Addresses as getaddrinfo gives them, and what finds them for a name and a port.
 Addresses = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
@@ -79,7 +85,7 @@ class Resolver:
         try:
             thread.start()
         except RuntimeError:
-            raise StopError("no thread can be started") from None
+            raise StopError(f"{STARVED}: no thread can be started") from None
         self._running[host, port] = search
         return search
 
@@ -139,6 +145,8 @@ def words(error: OSError) -> str:
             return str(error.reason).lower().replace("_", " ")
         case TimeoutError():
             return "timed out"
+        case _ if error.errno in _SHORT:
+            return f"{STARVED}: {str(error.strerror).lower()}"
         case _ if error.strerror:
             return str(error.strerror).lower()
     return type(error).__name__

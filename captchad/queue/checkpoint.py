@@ -25,13 +25,14 @@ from captchad.model.errors import RecordTooLarge
 from captchad.model.states import Priority
 from captchad.policy.spend import Spent
 from captchad.queue.bill import Bill
+from captchad.queue.crewlog import CrewLog
 from captchad.queue.shelf import OverBlock, PendingBlock, Shelf, pack
 from captchad.queue.task import Task
 from captchad.queue.tasks import is_dead
 from captchad.queue.view import Totals, View
 
 #: The form of what is written here. Greater with each change, also of what a view must know.
-INDEX_VERSION: Final = 3
+INDEX_VERSION: Final = 4
 
 #: With fewer tasks than these a replay of the segments is as quick.
 LEAST: Final = 10_000
@@ -139,6 +140,7 @@ class _Content:
                 "followers": view.followers,
                 "undelivered": list(view.undelivered),
                 "bill": view.bill.index(),
+                "crew": view.crew.index(),
                 **self._more,
             }
         )
@@ -282,6 +284,7 @@ class _Index:
         view.leaders, view.followers = dict(rest["leaders"]), dict(rest["followers"])
         view.undelivered = dict.fromkeys(rest["undelivered"])
         view.bill = Bill.of_index(rest["bill"])
+        view.crew = CrewLog.of_index(rest["crew"])
         if not view.undelivered.keys() <= view.tasks.hot.keys():
             raise ValueError("a task without result is not there")
         for deadline, task_id in rest["deadlines"]:

@@ -199,6 +199,8 @@ class Cleaner:
         self._queue.stage("epoch", {"epoch": view.epoch, "t": self._queue.now()})
         for day in view.bill.records_for(self._segment):
             self._queue.stage("bill", day)
+        for log in view.crew.records_for(self._segment):
+            self._queue.stage("crew_log", log)
         self._queue.stage("totals", view.sums())
         self._queue.after_commit(partial(self._drop, self._segment))
 

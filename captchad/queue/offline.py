@@ -4,7 +4,16 @@ Reading takes no lock and writes nothing. Writing takes the segments' lock for o
 that lock, so the two never meet.
 """
 
-__all__ = ["bill", "dlq_list", "history", "list_tasks", "redrive", "show"]
+__all__ = [
+    "bill",
+    "dlq_list",
+    "history",
+    "list_tasks",
+    "redrive",
+    "show",
+    "worker_actions",
+    "worker_deaths",
+]
 
 import json
 import random
@@ -56,6 +65,21 @@ def list_tasks(state_dir: Path, state: str | None, limit: int) -> list[dict[str,
 def dlq_list(state_dir: Path, limit: int) -> list[dict[str, Any]]:
     """The dead-letter queue."""
     return dead_letters(_view(state_dir), limit)
+
+
+def worker_actions(state_dir: Path, limit: int) -> list[dict[str, Any]]:
+    """What was done about workers, and why: the latest `limit`, the oldest first.
+
+    Raises NeedsOperator without a journal, JournalDown when it cannot be read. Likewise `worker_deaths`.
+    """
+    _demand_journal(state_dir)
+    return _view(state_dir).crew.actions()[-limit:]
+
+
+def worker_deaths(state_dir: Path, limit: int) -> list[dict[str, Any]]:
+    """How workers died: the latest `limit`, the oldest first."""
+    _demand_journal(state_dir)
+    return _view(state_dir).crew.deaths()[-limit:]
 
 
 def bill(state_dir: Path, by: str, since: str | None, until: str | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _BUDGET: Final = 1000
 #: Where an id stands in a record, also in one that is damaged.
 _ID = re.compile(rb'"id":"([A-Za-z0-9][A-Za-z0-9._-]{0,127})"')
 _ACCEPT = re.compile(rb'"k":"accept"')
-_NO_TASK = re.compile(rb'"k":"(?:head|epoch|beat|totals|bill)"')
+_NO_TASK = re.compile(rb'"k":"(?:head|epoch|beat|totals|bill|crew|crew_log)"')
 
 #: A hole at the beginning of a segment that is shorter can hold its header (135 bytes at least) and no record besides.
 _HEAD_ALONE: Final = 200
@@ -534,6 +534,8 @@ class _Repair:
         queue.stage("epoch", {"epoch": max([queue.view.epoch, *epochs]), "t": self._upkeep.clock.time()})
         for day in queue.view.bill.records_for(math.inf):
             queue.stage("bill", day)
+        for log in queue.view.crew.records_for(math.inf):
+            queue.stage("crew_log", log)
         queue.stage("totals", queue.view.sums())
         return held
 

@@ -17,6 +17,7 @@ from captchad.model.states import Category, Priority, State
 from captchad.policy.lifecycle import Kind, next_state
 from captchad.policy.spend import Spent
 from captchad.queue.bill import Bill, Columns, Row
+from captchad.queue.crewlog import CrewLog
 from captchad.queue.due import Due
 from captchad.queue.lines import Block, Lines, Takes
 from captchad.queue.shelf import Times
@@ -68,6 +69,7 @@ class View:
         self.totals = Totals()
         self.spent = Spent()
         self.bill = Bill()
+        self.crew = CrewLog()
         self._hot_states: dict[State, int] = dict.fromkeys(State, 0)
         self.leaders: dict[str, str] = {}  # dedupe key -> task whose answer the others share
         self.followers: dict[str, list[str]] = {}  # leader's id -> those who wait for it
@@ -89,6 +91,8 @@ class View:
             "beat": self._beat,
             "totals": self._take_totals,
             "bill": self._take_bill,
+            "crew": self._take_crew,
+            "crew_log": self._take_crew_log,
             Kind.ACCEPT: self._accept,
             Kind.KEEP: self._keep,
             Kind.KEEP_ANSWER: self._keep_answer,
@@ -181,6 +185,12 @@ class View:
 
     def _take_bill(self, data: Mapping[str, Any], entry: Entry) -> None:
         self.bill.take(data, entry)
+
+    def _take_crew(self, data: Mapping[str, Any], entry: Entry) -> None:
+        self.crew.take(data, entry.segment)
+
+    def _take_crew_log(self, data: Mapping[str, Any], entry: Entry) -> None:
+        self.crew.take_all(data, entry.segment)
 
     def _keep_answer(self, data: Mapping[str, Any], entry: Entry) -> Task | None:
         task = self.tasks.get(data["id"])
@@ -747,6 +757,7 @@ class View:
             "totals": self.totals_record(),
             "spent": self.spent.record(),
             "bill": self.bill.plain(),
+            "crew": self.crew.plain(),
             "last_n": self.last_n,
             "states": {str(state): count for state, count in self.states.items()},
             "leaders": dict(self.leaders),

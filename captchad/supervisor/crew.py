@@ -1,377 +1,611 @@
 """The workers: forked, followed by their heartbeats, replaced when they die or hang.
 
-The crew knows processes, not tasks. What a worker says about tasks goes to `Duties`, and so does its death, after its
-pipe has been read dry.
+What is to be done is decided by `captchad.supervisor.core`; here it is carried out, and the core is told what happened.
+The crew knows processes, not tasks: what a worker says about tasks goes to `Duties`, and so does its death, after its
+pipe has been read dry. Every action and every death is logged with its reason, and told to the `Office`.
 """
 
-__all__ = ["Crew", "CrewSettings", "Duties", "Worker"]
+__all__ = ["Crew", "Duties", "Office", "Worker"]
 
+import errno
 import logging
+import math
+import multiprocessing
+import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from captchad.ipc.channel import Message
+from captchad.ipc.channel import Channel, Message
 from captchad.ipc.loop import Loop, Timer
 from captchad.model.clock import Clock
 from captchad.model.errors import FixInput
-from captchad.policy.restart import RestartHistory, after_death
-from captchad.supervisor.judge import Limits, Sentence, Vital, judge, retire_after
-from captchad.supervisor.process import Child, fork_child, reap, send_signal
+from captchad.supervisor.core import events
+from captchad.supervisor.core.actions import (
+    Abandon,
+    Action,
+    Condemn,
+    Kill,
+    Limit,
+    Move,
+    Ping,
+    Refork,
+    Retire,
+    Scale,
+    Start,
+    Withhold,
+    verb,
+)
+from captchad.supervisor.core.decide import UNDYING_S, decide, next_due
+from captchad.supervisor.core.events import Death, End
+from captchad.supervisor.core.restart import SHORT_LIFE_S
+from captchad.supervisor.core.states import FAULTS, STALLS, Reason, WorkerState
+from captchad.supervisor.core.view import Beat, Seat, Settings, View, Vital
+from captchad.supervisor.process import Child, reap, send_signal
+from captchad.supervisor.template import Template
 
-#: A fork that fails (EAGAIN, ENOMEM) is tried again after this.
-FORK_RETRY_S = 1.0
+#: Rounds of decisions in one look. Each leaves less to be done, so that a few always do.
+ROUNDS = 64
 
-#: A tick later than this means that the parent itself was held up: that is no silence of the workers'.
-LATE_TICK_S = 0.2
+#: A worker whose pipe is closed is given so long to be dead.
+CLOSED_S = 1.0
 
+#: Tasks that the record of a death names.
+TASKS_SAID = 20
 
-@dataclass(frozen=True, slots=True)
-class CrewSettings:
-    """`[daemon]` and `[supervision]` as the crew needs them; seconds, bytes."""
+#: No template is made sooner after the one before it.
+RENEW_S = 1.0
 
-    workers: int
-    heartbeat_s: float
-    boot_s: float
-    stall_s: float
-    drain_s: float
-    restart_max_delay_s: float
-    max_tasks: int
-    max_private_mb: int
+#: What a refused fork is short of.
+_SIGNS = {
+    errno.EMFILE: Reason.DESCRIPTORS,
+    errno.ENFILE: Reason.DESCRIPTORS,
+    errno.EAGAIN: Reason.PROCESSES,
+    errno.ENOMEM: Reason.PROCESSES,
+}
+
+_WORDS = {
+    WorkerState.FORKING: "booting",
+    WorkerState.BOOTING: "booting",
+    WorkerState.DRAINING: "draining",
+    WorkerState.CONDEMNED: "stalled",
+    WorkerState.KILLED: "stalled",
+}
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker process. (epoch, number) is its name for ever."""
+    """One worker process. (epoch, number) is its name for ever. It has no child while it is being forked."""
 
-    slot: int
+    vital: Vital
     epoch: int
-    number: int
-    child: Child
-    forked_at: float
-    retire_at: int
-    first_beat_at: float | None = None
-    last_beat_at: float | None = None
-    condemned_at: float | None = None
-    drain_until: float | None = None
-    beat: Message = field(default_factory=dict)
+    slot: int  # the seat, also after it has left it; negative in reserve
+    threads: int  # for submits, and as many for polls
+    channel: Channel
+    child: Child | None = None
 
     @property
     def key(self) -> tuple[int, int]:
-        return (self.epoch, self.number)
+        return (self.epoch, self.vital.number)
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid if self.child else 0
 
     @property
     def state(self) -> str:
-        if self.condemned_at is not None:
-            return "stalled"
-        if self.drain_until is not None:
-            return "draining"
-        return "running" if self.last_beat_at is not None else "booting"
+        """For people: `booting`, `running`, `standby`, `draining` or `stalled`."""
+        return _WORDS.get(self.vital.state) or ("running" if self.vital.usable else "standby")
 
     @property
     def usable(self) -> bool:
         """Whether it may be given work."""
-        return self.state == "running" and not self.child.channel.gone
-
-    @property
-    def vital(self) -> Vital:
-        return Vital(self.forked_at, self.last_beat_at, self.condemned_at, self.drain_until)
+        return self.vital.usable and not self.channel.gone
 
     def send(self, *messages: Message) -> None:
         """Queue messages for it. What its pipe does not take now leaves with a later turn."""
-        self.child.channel.send(*messages)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A place for one worker; outlives the processes in it."""
-
-    index: int
-    worker: Worker | None = None
-    history: RestartHistory = field(default_factory=RestartHistory)
-    restarts: int = 0
-    completed: int = 0  # by its former workers
-    next_spawn: Timer | None = None
-    last_death: str = ""
+        self.channel.send(*messages)
 
 
 class Duties(Protocol):
     """Who the crew reports to."""
 
+    def on_boot(self, worker: Worker) -> None:
+        """Its first heartbeat came, in a seat or in reserve."""
+
     def on_ready(self, worker: Worker) -> None:
-        """Its first heartbeat came: it may be given work."""
+        """It has beaten and has a seat: it may be given work."""
 
     def on_message(self, worker: Worker, message: Message) -> None:
         """Anything but a heartbeat."""
 
     def on_retire(self, worker: Worker) -> None:
-        """It is about to drain: take its captchas away. Called before the `drain` message is sent."""
+        """It is about to drain, or is given up: take its captchas away."""
 
-    def on_death(self, worker: Worker, reason: str) -> None:
-        """It is dead and its pipe was read dry. `reason` is `exit`, `crash` or `stall`."""
+    def on_death(self, worker: Worker, kind: str) -> list[str]:
+        """It is dead and its pipe was read dry. `kind` is `exit`, `crash` or `stall`. Returns the tasks it executed."""
+
+    def on_limit(self, share: float) -> None:
+        """Workers may use that share of their threads."""
+
+
+class Office(Protocol):
+    """Who keeps the books, and speaks with systemd."""
+
+    def write(self, fields: dict[str, Any]) -> None:
+        """Record an action that was carried out, or a death."""
+
+    def journal_lives(self) -> bool:
+        """Have the journal show that it takes a write; also True while it is down with its next try ahead."""
+
+    def ping(self) -> None:
+        """Tell systemd that all is well."""
+
+
+@dataclass(slots=True)
+class _Count:
+    """What has been done, for the metrics."""
+
+    actions: Counter[tuple[str, str]] = field(default_factory=Counter)  # (what, reason)
+    deaths: Counter[str] = field(default_factory=Counter)
 
 
 class Crew:
-    """Keeps `settings.workers` workers alive. `tick` is called about once a heartbeat."""
+    """Keeps `view.target` workers alive. `tick` is called about once a heartbeat."""
 
     def __init__(
         self,
-        settings: CrewSettings,
+        settings: Settings,
         loop: Loop,
         clock: Clock,
         rng: random.Random,
         duties: Duties,
-        body: Callable[[int, int, int], int],
+        office: Office,
+        template: Template,
+        order: Callable[[int, int], Message],
         log: logging.Logger,
+        out_of_memory: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`body(channel_fd, slot, number)` runs in the forked worker."""
-        self.settings = settings
+        """`order(epoch, number)` is what the template's child is to be told.
+
+        `out_of_memory` is asked after a SIGKILL that was not ours: whether the kernel has counted one more since.
+        """
+        self.view = View(settings, settings.workers)
         self.epoch = 0
-        self.draining = False
-        self.restarts = {"crash": 0, "stall": 0, "recycle": 0, "boot": 0}
+        self.threads = 1
+        self.count = _Count()
         self.beats_read = 0  # reads of pipes that brought a heartbeat and nothing else
-        self.boot_failures = 0  # in a row, over all slots; a configuration that cannot boot shows here
         self._loop = loop
         self._clock = clock
         self._rng = rng
         self._duties = duties
-        self._body = body
+        self._office = office
+        self._template = template
+        self._order = order
         self._log = log
-        self._slots: list[_Slot] = []
-        self._numbers = 0
-        self.next_tick = 0.0  # when `tick` will be called; what it is later than that, the parent was held up
+        self._out_of_memory = out_of_memory
+        self._workers: dict[int, Worker] = {}
+        self._look: Timer | None = None
+        self._made_at = -math.inf  # when the template was made
+        self._next_tick = math.inf
+        self._due = math.inf  # when the loop should turn for this; what it is later, the parent was held up
 
     # ---------------------------------------------------------------- who is there
 
     @property
     def workers(self) -> list[Worker]:
-        return [slot.worker for slot in self._slots if slot.worker is not None]
+        return list(self._workers.values())
 
     @property
-    def slots(self) -> list[_Slot]:
-        return self._slots
+    def seats(self) -> list[Seat]:
+        return self.view.seats
+
+    @property
+    def leaving(self) -> bool:
+        """Whether there are workers that a stop has to wait for. Not for those that no signal ends."""
+        late = self._clock.monotonic() - UNDYING_S
+        vitals = [worker.vital for worker in self._workers.values()]
+        return any(vital.state is not WorkerState.KILLED or vital.since > late for vital in vitals)
+
+    def replace_template(self) -> None:
+        """It has not done what somebody else has ordered."""
+        self._carry_out(Refork(Reason.TEMPLATE_HUNG), self._clock.monotonic())
+        self.look_soon()
+
+    @property
+    def pids(self) -> set[int]:
+        """Children that are the crew's to reap."""
+        return {worker.pid for worker in self._workers.values()} | {self._template.child.pid}
+
+    def sitting(self, seat: Seat) -> Worker | None:
+        """Who sits there."""
+        return None if seat.worker is None else self._workers.get(seat.worker)
+
+    def is_unsettled(self, seat: Seat) -> bool:
+        """Whether nobody has sat there for long enough to say that it is well."""
+        vital = None if seat.worker is None else self.view.vitals[seat.worker]
+        return vital is None or not vital.usable or self._clock.monotonic() - vital.born_at < SHORT_LIFE_S
 
     @property
     def alive(self) -> int:
-        """Workers whose heartbeats come."""
-        return sum(worker.state == "running" for worker in self.workers)
+        """Workers whose heartbeats come and who may be given work."""
+        return self.view.alive
 
     # ---------------------------------------------------------------- life
 
     def start(self, epoch: int) -> None:
         """Fork all workers. The epoch is committed already: no number of it was ever used before."""
         self.epoch = epoch
-        self.resize()
+        self._watch_template()
+        events.rescale(self.view, self.view.target, Reason.START, self._clock.monotonic())
+        self.look()
 
-    def resize(self) -> None:
-        """Grow or shrink to `settings.workers`; those that are too many drain."""
-        while len(self._slots) < self.settings.workers:
-            slot = _Slot(len(self._slots))
-            self._slots.append(slot)
-            self._spawn(slot)
-        for slot in self._slots[self.settings.workers :]:
-            if slot.next_spawn is not None:
-                slot.next_spawn.cancel()
-                slot.next_spawn = None
-            if slot.worker is not None:
-                self.retire(slot.worker)
-        for slot in self._slots[: self.settings.workers]:
-            if slot.worker is None and slot.next_spawn is None:
-                self._spawn(slot)  # it was one too many, and counts again
-        self._drop_empty_slots()
+    def watch_over(self, every_s: float | None) -> None:
+        """From now on systemd is to be told so often that all is well; None: nobody asks."""
+        self.view.watchdog.every_s = None if every_s is None else max(every_s, self.view.settings.heartbeat_s / 2.0)
+        self.view.watchdog.next_at = self._clock.monotonic()
+        self.look_soon()
 
-    def _spawn(self, slot: _Slot) -> None:
-        slot.next_spawn = None
-        if self.draining or slot.worker is not None or slot.index >= self.settings.workers:
-            return
-        self._numbers += 1
-        number = self._numbers
-        try:
-            child = fork_child(lambda channel_fd: self._body(channel_fd, slot.index, number))
-        except OSError as error:
-            self._log.warning(f"worker {slot.index}: cannot fork: {error}; again in {FORK_RETRY_S:g} s")
-            slot.next_spawn = self._loop.call_later(FORK_RETRY_S, lambda: self._spawn(slot))
-            return
-        worker = Worker(
-            slot=slot.index,
-            epoch=self.epoch,
-            number=number,
-            child=child,
-            forked_at=self._clock.monotonic(),
-            retire_at=retire_after(self.settings.max_tasks, self._rng),
-        )
-        slot.worker = worker
-        self._loop.watch(child.channel.fd, readable=lambda: self._read(worker))
-        self._loop.watch(child.pidfd, readable=lambda: self._died(slot, worker))
+    def renew(self, settings: Settings, *, replace_all: Reason | None = None) -> None:
+        """Take other settings; `replace_all` says why every worker is to be replaced by a new one, if so."""
+        before = self.view.target
+        events.renew(self.view, settings, self._clock.monotonic(), replace_all=replace_all)
+        if self.view.target != before:
+            self._note_scale(Scale(self.view.target, Reason.RELOAD))
+        self.look_soon()
 
-    def retire(self, worker: Worker) -> None:
-        """Let it finish what it has begun and go; its slot is filled again if it still counts."""
-        if worker.drain_until is not None:
-            return
-        self._duties.on_retire(worker)
-        worker.drain_until = self._clock.monotonic() + self.settings.drain_s
-        worker.send({"m": "drain"})
+    def rescale(self, target: int) -> None:
+        """Have an operator's number of workers."""
+        reason = Reason.OPERATOR
+        self._carry_out(Scale(target, reason), self._clock.monotonic())
+        self.look_soon()
 
     def drain(self) -> None:
         """Retire all, replace none."""
-        self.draining = True
-        for slot in self._slots:
-            if slot.next_spawn is not None:
-                slot.next_spawn.cancel()
-            if slot.worker is not None:
-                self.retire(slot.worker)
+        events.stop(self.view)
+        self.look_soon()
 
     def kill_all(self) -> None:
         """The end of a drain whose time is over."""
         for worker in self.workers:
-            send_signal(worker.child, signal.SIGKILL)
+            if worker.child is not None:
+                self._end(worker, Reason.STOP_AGAIN)
+
+    def close(self) -> None:
+        """After the last worker: the template goes."""
+        if not self._template.gone:
+            self._loop.unwatch(self._template.fd)
+            self._loop.unwatch(self._template.child.pidfd)
+            self._template.bury()
+
+    # ---------------------------------------------------------------- looking and acting
+
+    def tick(self, next_at: float) -> None:
+        """Judge every worker, in a turn in which the pipes were read: a heartbeat that lay there has been seen.
+
+        `next_at` says when the next tick will be.
+        """
+        self._next_tick = next_at
+        self.look()
+
+    def look_soon(self) -> None:
+        """At the end of this turn, when all pipes have been read."""
+        self._set_look(self._clock.monotonic())
+
+    def look(self) -> None:
+        """Do what is due now; then sleep until something may be."""
+        now = self._clock.monotonic()
+        late_s = events.ticked(self.view, now, self._due)
+        if late_s:
+            self._log.warning(f"the parent was held up for {late_s:.1f} s; the workers are not blamed for it")
+        if (
+            self.view.watchdog.every_s is not None
+            and now >= self.view.watchdog.next_at
+            and self._office.journal_lives()
+        ):
+            events.journal_lives(self.view, now)
+        for _ in range(ROUNDS):
+            actions = decide(self.view, now)
+            if not actions:
+                break
+            for action in actions:
+                self._carry_out(action, now)
+        self._set_look(next_due(self.view, now))
+
+    def _set_look(self, due: float) -> None:
+        """The next tick looks by itself: a timer of its own is for what is due before."""
+        self._due = min(due, self._next_tick)
+        if self._look is not None:
+            self._look.cancel()
+        self._look = self._loop.call_at(due, self.look) if due < self._next_tick else None
+
+    def _carry_out(self, action: Action, now: float) -> None:
+        withheld = self.view.watchdog.withheld
+        sat = self.view.seat(action.seat).worker if isinstance(action, Move) else None
+        events.apply(self.view, action, now, self._rng.random())
+        match action:
+            case Start():
+                self._start(self.view.vitals[self.view.last_number], action.reason)
+            case Move():
+                self._move(self._workers[action.number], action, sat)
+            case Retire():
+                self._retire(self._workers[action.number], action.reason)
+            case Condemn():
+                self._condemn(self._workers[action.number], action.reason, now)
+            case Kill():
+                self._kill(self._workers[action.number], action.reason)
+            case Abandon():
+                worker = self._workers[action.number]
+                self._note(action, worker, "does not die of SIGKILL: it hangs in the kernel; others take its place")
+                self._duties.on_retire(worker)
+            case Refork():
+                self._note(action, None, "the template does not answer: it is replaced")
+                self._renew_template()
+            case Scale():
+                self._note_scale(action)
+            case Limit():
+                self._note(action, None, f"workers use {action.share:.0%} of their threads", share=action.share)
+                self._duties.on_limit(action.share)
+            case Ping():
+                self._office.ping()
+            case Withhold() if action.reason is not withheld:
+                self._note(action, None, "systemd is not told that all is well")
+
+    def _note_scale(self, action: Scale) -> None:
+        self._note(action, None, f"{action.target} workers from now on", seats=action.target)
+
+    def _note(self, action: Action, worker: Worker | None, text: str, **more: Any) -> None:
+        """Log an action, count it, and have it recorded."""
+        what = verb(action)
+        self.count.actions[what, str(action.reason)] += 1
+        grave = isinstance(action, Condemn | Kill | Abandon | Refork | Withhold) or action.reason in FAULTS
+        if isinstance(action, Limit):
+            grave = action.reason is not Reason.RECOVERED
+        name = "" if worker is None else f"worker {_place(worker.slot)} (pid {worker.pid or '-'}): "
+        self._log.log(logging.WARNING if grave else logging.INFO, f"{name}{text} [{what} {action.reason}]")
+        who = {} if worker is None else {"seat": worker.slot, "w": worker.vital.number, "pid": worker.pid}
+        self._write({"do": what, "why": str(action.reason), **who, **more})
+
+    def _tell(self, what: str, reason: Reason, text: str, **more: Any) -> None:
+        """As `_note`, of what happened."""
+        self.count.actions[what, str(reason)] += 1
+        self._log.warning(f"{text} [{what} {reason}]")
+        self._write({"do": what, "why": str(reason), **more})
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        # A number alone is a name for as long as the daemon runs.
+        self._office.write({**fields, "e": self.epoch} if "w" in fields else fields)
+
+    # ---------------------------------------------------------------- what is done
+
+    def _start(self, vital: Vital, reason: Reason) -> None:
+        number, seat = vital.number, vital.seat or 0
+        self._note(Start(seat, reason), None, f"worker {_place(seat)} is started", seat=seat, w=number)
+        try:
+            ours, theirs = multiprocessing.Pipe()
+            with ours, theirs:
+                channel = Channel(os.dup(ours.fileno()))  # the Connection closes its own
+                self._workers[number] = Worker(vital, self.epoch, seat, self.threads, channel)
+                order = self._order(self.epoch, number)
+                self._template.order(order, [theirs.fileno()], lambda got: self._forked(number, got))
+        except OSError as error:
+            self._fork_failed(number, error)
+
+    def _forked(self, number: int, got: int | OSError) -> None:
+        """What the template says of an order."""
+        try:
+            if isinstance(got, OSError):
+                raise got
+            child = Child.of(got)
+        except OSError as error:
+            self._fork_failed(number, error)
+            return
+        if number not in self.view.vitals:  # it was given up meanwhile
+            send_signal(child, signal.SIGKILL)
+            child.close()  # reaped as a stranger
+            self._drop_unforked(number)
+            return
+        worker = self._workers[number]
+        worker.child = child
+        events.forked(self.view, number, self._clock.monotonic())
+        self._loop.watch(worker.channel.fd, readable=lambda: self._read(worker))
+        self._loop.watch(child.pidfd, readable=lambda: self._died(worker))
+        self.look_soon()
+
+    def _fork_failed(self, number: int, error: OSError) -> None:
+        self._drop_unforked(number)
+        vital = self.view.vitals.get(number)
+        if vital is not None:
+            self._tell("fork", Reason.FORK_FAILED, f"cannot fork a worker: {error.strerror}", seat=vital.seat, w=number)
+            sign = _SIGNS.get(error.errno or 0)
+            events.fork_failed(self.view, number, self._clock.monotonic(), self._rng.random(), sign)
+            self.look_soon()
+
+    def _drop_unforked(self, number: int) -> None:
+        worker = self._workers.pop(number, None)
+        if worker is not None:
+            worker.channel.close()
+
+    def _move(self, worker: Worker, action: Move, sat: int | None) -> None:
+        worker.slot = action.seat
+        before = "" if sat is None else f", in place of pid {self._workers[sat].pid}"
+        self._note(action, worker, f"takes the seat{before}")
+        self._duties.on_ready(worker)
+
+    def _retire(self, worker: Worker, reason: Reason) -> None:
+        self._note(Retire(worker.vital.number, reason), worker, "is to finish and go")
+        self._duties.on_retire(worker)
+        worker.send({"m": "drain"})
+
+    def _condemn(self, worker: Worker, reason: Reason, now: float) -> None:
+        vital = worker.vital
+        silent_s = now - (vital.last_beat_at or vital.born_at)
+        what = "every call is beyond its time-out" if reason is Reason.WEDGED else f"no heartbeat for {silent_s:.1f} s"
+        said = f"phase {vital.beat.phase}, in flight {vital.beat.in_flight}"
+        self._note(Condemn(vital.number, reason), worker, f"{what} ({said}); its stack follows")
+        self._signal(worker, signal.SIGUSR2)
+        self._signal(worker, signal.SIGCONT)  # a stopped process writes no stack
+
+    def _kill(self, worker: Worker, reason: Reason) -> None:
+        self._note(Kill(worker.vital.number, reason), worker, "killed")
+        self._signal(worker, signal.SIGKILL)
+
+    @staticmethod
+    def _signal(worker: Worker, number: int) -> None:
+        if worker.child is not None:
+            send_signal(worker.child, number)
+
+    # ---------------------------------------------------------------- the template
+
+    def _watch_template(self) -> None:
+        self._loop.watch(self._template.fd, readable=self._hear_template)
+        self._loop.watch(self._template.child.pidfd, readable=self._renew_template)
+
+    def _hear_template(self) -> None:
+        self._template.receive()
+        if self._template.gone:
+            self._renew_template()
+
+    def _renew_template(self) -> None:
+        """It is dead, or good for nothing: what it owes has failed, and there is a new one."""
+        if not self._template.gone:
+            self._template.receive()  # what it has said before
+        now = self._clock.monotonic()
+        events.template_died(self.view, now, self._rng.random())
+        self._loop.unwatch(self._template.fd)
+        self._loop.unwatch(self._template.child.pidfd)
+        code = self._template.bury()
+        self._tell("template", Reason.TEMPLATE_DIED, f"the template ended ({_how(code)}); another one is made")
+        self.look_soon()
+        # One that cannot live must not be made again and again at once.
+        self._loop.call_at(max(now, self._made_at + RENEW_S), self._make_template)
+
+    def _make_template(self) -> None:
+        self._made_at = self._clock.monotonic()
+        try:
+            self._template.renew()
+        except OSError as error:
+            self._log.warning(f"cannot make a template: {error.strerror}; again in {RENEW_S:g} s")
+            self._loop.call_later(RENEW_S, self._make_template)
+            return
+        self._watch_template()
 
     # ---------------------------------------------------------------- notes
 
     def _read(self, worker: Worker) -> None:
-        messages = worker.child.channel.receive()
-        booted = worker.first_beat_at is not None
+        messages = worker.channel.receive()
+        booted = worker.vital.first_beat_at is not None
         for message in messages:
             self._take(worker, message)
-        if booted and len(messages) == 1 and messages[0].get("m") == "beat" and worker.usable:
+        if booted and len(messages) == 1 and messages[0].get("m") == "beat" and worker.vital.state is WorkerState.READY:
             self.beats_read += 1
-        if worker.child.channel.gone:
-            # Its end is closed; the pidfd says when it is dead. A worker that closed its pipe and lives on is none.
-            self._loop.unwatch(worker.child.channel.fd)
-            send_signal(worker.child, signal.SIGKILL)
+        if worker.channel.gone:
+            # A process that dies closes its pipe first. A worker that closed its pipe and lives on is none.
+            self._loop.unwatch(worker.channel.fd)
+            self._loop.call_later(CLOSED_S, lambda: self._end(worker, Reason.PIPE_CLOSED))
+
+    def _end(self, worker: Worker, reason: Reason) -> None:
+        """Kill it, unless it is dead or killed already."""
+        if worker.vital.state not in (WorkerState.KILLED, WorkerState.DEAD):
+            self._carry_out(Kill(worker.vital.number, reason), self._clock.monotonic())
 
     def _take(self, worker: Worker, message: Message) -> None:
         try:
             self._understand(worker, message)
         except (KeyError, TypeError, ValueError, FixInput) as error:
             # What it holds in memory cannot be trusted any more; its death settles what it had on its hands.
-            self._log.warning(
-                f"worker {worker.slot} (pid {worker.child.pid}) says what makes no sense ({error!r}): killed"
-            )
-            send_signal(worker.child, signal.SIGKILL)
+            self._log.warning(f"worker {worker.slot} (pid {worker.pid}) says what makes no sense ({error!r})")
+            self._end(worker, Reason.NONSENSE)
 
     def _understand(self, worker: Worker, message: Message) -> None:
         """Raises KeyError, TypeError, ValueError or FixInput for a message that is not of the protocol."""
         if message["m"] != "beat":
             self._duties.on_message(worker, message)
             return
-        worker.last_beat_at = self._clock.monotonic()
-        worker.beat = message
-        if worker.first_beat_at is None:
-            worker.first_beat_at = worker.last_beat_at
-            self.boot_failures = 0
-            self._duties.on_ready(worker)
-        if 0 < worker.retire_at <= message.get("completed", 0) and worker.usable and not self.draining:
-            self.restarts["recycle"] += 1
-            self.retire(worker)
+        first = events.beat(self.view, worker.vital.number, _beat(message), self._clock.monotonic())
+        if first:
+            self._duties.on_boot(worker)
+            if worker.vital.usable:
+                self._duties.on_ready(worker)
+            self.look_soon()
 
     def flush(self) -> None:
         """Write what the pipes did not take before."""
-        for worker in self.workers:
-            if worker.child.channel.unsent:
-                worker.child.channel.flush()
+        for worker in self._workers.values():
+            if worker.channel.unsent:
+                worker.channel.flush()
 
     @property
     def unsent(self) -> bool:
-        return any(worker.child.channel.unsent for worker in self.workers)
+        return any(worker.channel.unsent for worker in self._workers.values())
 
     # ---------------------------------------------------------------- death
 
-    def tick(self) -> None:
-        """Judge every worker. Pipes were drained in this turn, so a heartbeat that lay there has been seen."""
-        now = self._clock.monotonic()
-        late_s = now - self.next_tick
-        limits = Limits(self.settings.boot_s, self.settings.stall_s)
-        for worker in self.workers:
-            if late_s > LATE_TICK_S:
-                self._discount(worker, late_s, now)
-            match judge(worker.vital, now, limits):
-                case Sentence.CONDEMN:
-                    self._condemn(worker, now)
-                case Sentence.KILL:
-                    send_signal(worker.child, signal.SIGKILL)
-                case Sentence.LIVE:
-                    pass
-
-    @staticmethod
-    def _discount(worker: Worker, late_s: float, now: float) -> None:
-        """The parent was held up for `late_s` (a slow sync, SIGSTOP, suspend): that is no silence of the worker's."""
-        worker.forked_at = min(now, worker.forked_at + late_s)
-        if worker.last_beat_at is not None:
-            worker.last_beat_at = min(now, worker.last_beat_at + late_s)
-
-    def _condemn(self, worker: Worker, now: float) -> None:
-        silent_s = now - (worker.last_beat_at or worker.forked_at)
-        self._log.warning(
-            f"worker {worker.slot} (pid {worker.child.pid}): no heartbeat for {silent_s:.1f} s"
-            f" (phase {worker.beat.get('phase', 'boot')}, in flight {worker.beat.get('in_flight', 0)});"
-            " its stack follows"
-        )
-        worker.condemned_at = now
-        send_signal(worker.child, signal.SIGUSR2)
-        send_signal(worker.child, signal.SIGCONT)  # a stopped process writes no stack
-        self._loop.call_later(0.6, lambda: self._kill_condemned(worker))
-
-    def _kill_condemned(self, worker: Worker) -> None:
-        if worker in self.workers:
-            send_signal(worker.child, signal.SIGKILL)
-
-    def _died(self, slot: _Slot, worker: Worker) -> None:
-        child = worker.child
-        for message in child.channel.receive_all():
+    def _died(self, worker: Worker) -> None:
+        for message in worker.channel.receive_all():
             self._take(worker, message)
-        code = reap(child)
-        self._loop.unwatch(child.channel.fd)
-        self._loop.unwatch(child.pidfd)
-        reason = self._reason(worker, code)
-        child.channel.gone = True  # whatever waits to be said to it has nowhere to go
-        slot.worker = None
-        slot.completed += worker.beat.get("completed", 0)
-        slot.last_death = f"{reason} (status {code})"
-        self._duties.on_death(worker, reason)
-        child.close()
-        self._replace(slot, worker, reason, code)
+        code = reap(worker.child) if worker.child else 0
+        self._forget(worker)
+        ordered = worker.vital.state in (WorkerState.CONDEMNED, WorkerState.KILLED)
+        oom = code == -signal.SIGKILL and not ordered and self._out_of_memory()
+        end = End(code if code >= 0 else None, -code if code < 0 else None, oom)
+        death = events.died(self.view, worker.vital.number, end, self._clock.monotonic(), self._rng.random())
+        kind = "stall" if death.reason in STALLS else "crash" if death.reason in FAULTS else "exit"
+        tasks = self._duties.on_death(worker, kind)
+        self._note_death(worker, death, code, tasks)
+        self.look_soon()
 
-    @staticmethod
-    def _reason(worker: Worker, code: int) -> str:
-        if worker.condemned_at is not None:
-            return "stall"
-        return "exit" if worker.drain_until is not None and code == 0 else "crash"
+    def _forget(self, worker: Worker) -> None:
+        self._loop.unwatch(worker.channel.fd)
+        worker.channel.gone = True  # whatever waits to be said to it has nowhere to go
+        worker.channel.close()
+        del self._workers[worker.vital.number]
+        if worker.child is not None:
+            self._loop.unwatch(worker.child.pidfd)
+            worker.child.close()
 
-    def _replace(self, slot: _Slot, worker: Worker, reason: str, code: int) -> None:
-        if self.draining:
-            return
-        if slot.index >= self.settings.workers:
-            self._drop_empty_slots()
-            return
-        if reason == "exit":
-            self._spawn(slot)
-            return
-        booted = worker.first_beat_at is not None
-        self.restarts[reason if booted else "boot"] += 1
-        if not booted:
-            self.boot_failures += 1
-        lived_s = self._clock.monotonic() - worker.forked_at
-        slot.history, delay_s = after_death(
-            slot.history,
-            lived_s=lived_s,
-            booted=booted,
-            max_delay_s=self.settings.restart_max_delay_s,
-            rng=self._rng,
+    def _note_death(self, worker: Worker, death: Death, code: int, tasks: list[str]) -> None:
+        self.count.deaths[str(death.reason)] += 1
+        beat = worker.vital.beat
+        level = logging.WARNING if death.reason in FAULTS else logging.INFO
+        then = f"; replaced in {death.delay_s:.1f} s" if death.delay_s > 0 else ""
+        self._log.log(
+            level,
+            f"worker {_place(worker.slot)} (pid {worker.pid}) died after {death.lived_s:.1f} s: {_how(code)}{then}"
+            f" [death {death.reason}]",
         )
-        slot.restarts += 1
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        when = "now" if delay_s <= 0 else f"in {delay_s:.1f} s"
-        self._log.warning(
-            f"worker {slot.index} (pid {worker.child.pid}) died after {lived_s:.1f} s: {how}; replaced {when}"
-        )
-        if delay_s <= 0:
-            self._spawn(slot)
-        else:
-            slot.next_spawn = self._loop.call_later(delay_s, lambda: self._spawn(slot))
+        fields = {"do": "death", "why": str(death.reason), "seat": worker.slot, "pid": worker.pid}
+        said = {"phase": beat.phase, "in_flight": beat.in_flight, "rss": beat.rss_bytes, "tasks": tasks[:TASKS_SAID]}
+        self._write({**fields, "w": death.number, "code": code, "lived": round(death.lived_s, 3), **said})
 
-    def _drop_empty_slots(self) -> None:
-        while len(self._slots) > self.settings.workers and self._slots[-1].worker is None:
-            self._slots.pop()
+
+def _place(seat: int) -> str:
+    return str(seat) if seat >= 0 else "in reserve"
+
+
+def _how(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _beat(message: Message) -> Beat:
+    """Raises KeyError, TypeError or ValueError for what is no heartbeat."""
+    return Beat(
+        str(message["phase"]),
+        int(message["in_flight"]),
+        int(message["submits"]),
+        int(message["calls"]),
+        _seconds(message["beyond_s"]),
+        _seconds(message["oldest_beyond_s"]),
+        float(message["lag_s"]),
+        int(message["completed"]),
+        int(message["starved"]),
+        int(message["rss"]),
+        int(message["private"]),
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)

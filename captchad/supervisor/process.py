@@ -1,80 +1,67 @@
-"""Fork a child with a pipe, know of its death by its pidfd.
+"""Child processes as their parent sees them: a pidfd that tells of their death, and how they ended.
 
-The parent is single-threaded, so a plain fork is safe. Signals are blocked around it: the child must not run the
-parent's handlers. The child first closes every descriptor that it inherited (a close, never an unlock: the lock of the
-segments stays the parent's), then runs its body and leaves by `os._exit`, so that nothing of the parent's runs in it.
+A child closes what it inherited (a close, never an unlock: locks stay their owners') before it runs its body, and
+leaves by `os._exit`, so that nothing of the parent's runs in it.
 """
 
-__all__ = ["Child", "fork_child", "reap", "send_signal"]
+__all__ = ["Child", "be_child", "become_subreaper", "reap", "reap_strangers", "send_signal"]
 
-import multiprocessing
+import ctypes
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import NoReturn
 
-from captchad.ipc.channel import Channel
-
-#: Made once: a set of enum members for each fork costs more than the rest of the preparation.
-_ALL_SIGNALS = signal.valid_signals()
+from captchad.model.errors import TryLater
 
 #: sysexits EX_SOFTWARE: the body raised.
 EXIT_BUG = 70
 
+_PR_SET_CHILD_SUBREAPER = 36
+
 
 @dataclass(slots=True)
 class Child:
-    """A forked process as its parent sees it. The descriptors are closed by `close`."""
+    """A process whose parent we are. The descriptor is closed by `close`."""
 
     pid: int
     pidfd: int
-    channel: Channel
+
+    @classmethod
+    def of(cls, pid: int) -> "Child":
+        """The child `pid`, dead or alive, that was not reaped yet. Raises OSError (EMFILE): then it is gone."""
+        try:
+            return cls(pid, os.pidfd_open(pid))
+        except ProcessLookupError:
+            raise
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still its own
+            os.waitpid(pid, 0)
+            raise
 
     def close(self) -> None:
-        self.channel.close()
         os.close(self.pidfd)
 
 
-def fork_child(body: Callable[[int], int], *, keep: Iterable[int] = ()) -> Child:
-    """Fork; in the child run `body(channel_fd)` with all signals still blocked and only `keep` and 0, 1, 2 open.
+def become_subreaper() -> None:
+    """From now on the processes of our descendants that have lost their parents are our children (Linux 3.4).
 
-    Raises OSError (EAGAIN, ENOMEM, EMFILE) when no process can be made.
+    So the workers that a template has forked are reaped here, and outlive it. Raises TryLater when the system refuses.
     """
-    ours, theirs = multiprocessing.Pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        reason = os.strerror(ctypes.get_errno())
+        raise TryLater(f"cannot become the reaper of our workers (prctl): {reason}")
+
+
+def be_child(body: Callable[[], int], keep: Iterable[int]) -> NoReturn:
+    """In a fresh fork: run `body` with only `keep` and 0, 1, 2 open, and leave with its status."""
     try:
-        pid = os.fork()
-        if pid == 0:
-            _be_child(body, theirs.fileno(), keep)
-        return _as_child(pid, ours.fileno())
-    finally:
-        # Only the parent comes here: the child leaves by os._exit.
-        ours.close()
-        theirs.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
-def _as_child(pid: int, channel_fd: int) -> Child:
-    """What the parent keeps of a fresh fork. When there is no descriptor left for it the child goes again."""
-    fds: list[int] = []
-    try:
-        fds.append(os.pidfd_open(pid))
-        fds.append(os.dup(channel_fd))  # the Connection would close its own when collected
-    except OSError:
-        for fd in fds:
-            os.close(fd)
-        os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still its own
-        os.waitpid(pid, 0)
-        raise
-    return Child(pid, fds[0], Channel(fds[1]))
-
-
-def _be_child(body: Callable[[int], int], channel_fd: int, keep: Iterable[int]) -> None:
-    try:
-        _close_others({0, 1, 2, channel_fd, *keep})
-        code = body(channel_fd)
+        _close_others({0, 1, 2, *keep})
+        code = body()
     except BaseException:  # noqa: BLE001 - whatever it was, it must not unwind into the parent's frames
         traceback.print_exc()
         code = EXIT_BUG
@@ -108,3 +95,16 @@ def reap(child: Child) -> int:
     if result is None:
         raise RuntimeError(f"pid {child.pid} is not dead")
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+def reap_strangers(known: Collection[int]) -> None:
+    """Collect dead children that nobody waits for: forked by a template that died before it could say so."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        # Behind one that its owner will collect there may be others: they are met the next time.
+        if found is None or found.si_pid in known:
+            return
+        os.waitpid(found.si_pid, 0)

@@ -14,6 +14,7 @@ from captchad.model.clock import Clock
 from captchad.model.states import Category
 from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted, Threads
 from captchad.provider.client import Fault, NotSent, ProviderClient, Unknown
+from captchad.provider.resolver import STARVED
 from captchad.worker.desk import Ask, Desk, Poll, Submit
 from captchad.worker.log import Log
 from captchad.worker.outbox import Outbox
@@ -46,6 +47,7 @@ class Caller:
     def __init__(self, desk: Desk, outbox: Outbox, clock: Clock, log: Log) -> None:
         #: Replaced as a whole by the work loop; threads take what is there when their call starts.
         self.providers: Mapping[str, Provider] = {}
+        self.starved = 0  #: calls for which this machine had no descriptor, port or memory
         self._desk = desk
         self._outbox = outbox
         self._clock = clock
@@ -109,7 +111,10 @@ class Caller:
         if reason := self._desk.begin(submit, now):
             return _not_sent(reason)
         submit.connect(client, now + provider.submit_s)
-        return _outcome(client.submit(order.fields, now + provider.submit_s))
+        answer = client.submit(order.fields, now + provider.submit_s)
+        if isinstance(answer, NotSent) and STARVED in answer.reason:
+            self.starved += 1
+        return _outcome(answer)
 
     def _poll(self, poll: Poll) -> Pending | Solved | Failed | Fault:
         watched = poll.watched
@@ -121,7 +126,11 @@ class Caller:
         poll.connect(client, deadline)
         if provider.batch and not self._perhaps_ready(poll, client, deadline):
             return Pending()
-        return client.poll(watched.cid, deadline, priced=provider.priced)
+        answer = client.poll(watched.cid, deadline, priced=provider.priced)
+        if isinstance(answer, Fault) and STARVED in answer.reason:
+            self.starved += 1
+            return Fault(_INTERNAL, Category.TRANSIENT, answer.reason)  # the provider is not to be blamed
+        return answer
 
     def _ask(self, ask: Ask) -> float | Threads | Fault | None:
         provider = self.providers.get(ask.provider)

@@ -46,6 +46,7 @@ class Crew(Generic[Job]):
         self._parked: list[_Bell] = []
         self._threads = 0
         self._refused = False
+        self.refusals = 0  #: threads that the system has refused, ever
 
     @property
     def threads(self) -> int:
@@ -77,6 +78,7 @@ class Crew(Generic[Job]):
         except RuntimeError as error:
             with self._lock:
                 self._threads -= 1
+                self.refusals += 1
             if not self._refused:
                 self._say(f"no thread for {self._name}: {error}")
             self._refused = True

@@ -72,6 +72,11 @@ class Call:
         deadline = self.deadline
         return deadline is not None and now >= deadline
 
+    def beyond_s(self, now: float) -> float:
+        """How far it is beyond its deadline; 0 for one that has none yet."""
+        deadline = self.deadline
+        return 0.0 if deadline is None else now - deadline
+
     def abort(self) -> None:
         """End the HTTP call, if there is one."""
         with self._lock:
@@ -264,16 +269,25 @@ class Desk:
             return max((submit.deadline or 0.0 for submit in self._submits.values()), default=None)
 
     def beat(self, now: float, lag_s: float) -> Message:
-        """The heartbeat. `completed`, `polls` and `submitted` count from the worker's start."""
+        """The heartbeat, without what the desk does not know. `completed`, `polls`, `submitted` count from the start.
+
+        `beyond_s` says how far the call that is least so is beyond its deadline, `oldest_beyond_s` the one that is most
+        so. Calls are aborted at their deadlines, so that one that is far beyond has a thread that does not come back.
+        """
         with self._lock:
             submits = len(self._orders) + len(self._submits)
             in_flight = submits + len(self._schedule)
-            oldest = min((call.started for call in (*self._submits.values(), *self._polls)), default=now)
+            calls = (*self._submits.values(), *self._polls)
+            oldest = min((call.started for call in calls), default=now)
+            beyond = [round(call.beyond_s(now), 3) for call in calls]
             return {
                 "m": "beat",
                 "phase": self._stopped or ("working" if in_flight else "idle"),
                 "in_flight": in_flight,
                 "submits": submits,
+                "calls": len(calls),
+                "beyond_s": min(beyond, default=None),
+                "oldest_beyond_s": max(beyond, default=None),
                 "oldest_s": round(now - oldest, 3),
                 "lag_s": round(lag_s, 3),
                 "completed": self._completed,

@@ -6,7 +6,7 @@ the parent is gone, and nothing is lost; 70 when it failed itself (its side file
 not confirmed is unknown).
 """
 
-__all__ = ["ASK_THREADS", "POLL_THREADS", "SUBMIT_THREADS", "run"]
+__all__ = ["ASK_THREADS", "run"]
 
 import contextlib
 import faulthandler
@@ -28,13 +28,8 @@ from captchad.worker.caller import Caller, Provider
 from captchad.worker.crew import Crew
 from captchad.worker.desk import Ask, Desk, Order, Poll, Submit
 from captchad.worker.log import Log
+from captchad.worker.memory import Memory
 from captchad.worker.outbox import Outbox
-
-#: Submits at once; the parent pipes no more than this to one worker.
-SUBMIT_THREADS = 16
-
-#: Polls at once. Both together stay below the number where Python threads begin to slow each other down.
-POLL_THREADS = 16
 
 #: Questions at once, about accounts and reports. Threads of their own: a question never takes a poll's place.
 ASK_THREADS = 2
@@ -67,13 +62,14 @@ _EX_SOFTWARE = 70
 
 
 def run(
-    channel_fd: int, journal_dir: Path, epoch: int, number: int, slot: int, clock: Clock, *, stack_fd: int
+    channel_fd: int, journal_dir: Path, epoch: int, number: int, clock: Clock, *, threads: int, stack_fd: int
 ) -> NoReturn:
     """Be worker `number` of this epoch until told to go; call it in a fresh fork, signals blocked. Never returns.
 
-    `channel_fd` is this side of the pipe, `stack_fd` takes the stacks that SIGUSR2 asks for.
+    `channel_fd` is this side of the pipe, `stack_fd` takes the stacks that SIGUSR2 asks for. It runs as many submits
+    as `threads` at once, and as many polls.
     """
-    log = Log(f"worker {slot} ({epoch}-{number})")
+    log = Log(f"worker {epoch}-{number}")
     code = _EX_SOFTWARE
     try:
         _take_signals(stack_fd)
@@ -81,7 +77,7 @@ def run(
         threading.stack_size(_STACK_BYTES)
         threading.excepthook = lambda args: _die(log, args.exc_value)
         side = SideFile.create(journal_dir, epoch, number)
-        _Worker(Channel(channel_fd), side, clock, log).work()
+        _Worker(Channel(channel_fd), side, clock, log, threads).work()
         code = 0
     except BaseException as error:  # noqa: BLE001 - the last frame of the process: the parent must see an exit code
         _die(log, error)
@@ -119,11 +115,13 @@ def _die(log: Log, error: BaseException | None) -> NoReturn:
 class _Worker:
     """The work loop. Everything here runs in the main thread and none of it waits but the loop's turn."""
 
-    def __init__(self, channel: Channel, side: SideFile, clock: Clock, log: Log) -> None:
+    def __init__(self, channel: Channel, side: SideFile, clock: Clock, log: Log, threads: int) -> None:
         self._channel = channel
         self._side = side
         self._clock = clock
         self._log = log
+        self._threads = threads
+        self._memory = Memory()
         self._loop = Loop(clock)
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._outbox = Outbox(channel, self._poke)
@@ -131,7 +129,7 @@ class _Worker:
         self._caller = Caller(self._desk, self._outbox, clock, log)
         self._submitters: Crew[Submit] = Crew(
             "submit",
-            SUBMIT_THREADS,
+            threads,
             next_job=lambda: self._desk.take_submit(clock.monotonic()),
             run=self._submit,
             leave=self._caller.leave,
@@ -139,7 +137,7 @@ class _Worker:
         )
         self._pollers: Crew[Poll] = Crew(
             "poll",
-            POLL_THREADS,
+            threads,
             next_job=lambda: self._desk.take_poll(clock.monotonic()),
             run=self._poll,
             leave=self._caller.leave,
@@ -300,10 +298,11 @@ class _Worker:
             )
             for name, each in message["providers"].items()
         }
+        self._memory.every_s = message.get("private_every_s", 0.0)
         for key in [key for provider in providers.values() for key in provider.keys.values()]:
             self._log.hide(key)
         self._caller.providers = providers
-        self._desk.poll_share = share(POLL_THREADS, len(providers))
+        self._desk.poll_share = share(self._threads, len(providers))
         if message["heartbeat_s"] != self._heartbeat_s:
             self._heartbeat_s = message["heartbeat_s"]
             self._set_beat(next_beat(self._clock.monotonic(), self._heartbeat_s))
@@ -312,7 +311,10 @@ class _Worker:
 
     def _beat(self, due: float) -> None:
         now = self._clock.monotonic()
-        self._outbox.send(self._desk.beat(now, now - due))
+        crews = (self._submitters, self._pollers, self._askers)
+        starved = self._caller.starved + sum(crew.refusals for crew in crews)
+        memory = {"rss": self._memory.rss_bytes(), "private": self._memory.private_bytes(now)}
+        self._outbox.send({**self._desk.beat(now, now - due), "starved": starved, **memory})
         # A loop that was held up does not catch up on beats: one that is late says so, and that is enough.
         self._set_beat(next_beat(max(due, now), self._heartbeat_s))
 

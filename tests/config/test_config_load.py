@@ -97,6 +97,20 @@ BAD_ADDITIONS = [
         "supervision.stall_s must be more than three times supervision.heartbeat_s (they are 120 and 40)",
     ),
     (
+        "[supervision]\nautoscale_max = 3",
+        1,
+        "supervision.autoscale_max",
+        "supervision.autoscale_max must be 0, or at least daemon.workers (they are 3 and 4)",
+    ),
+    (
+        "[supervision]\nautoscale_min = 5",
+        1,
+        "supervision.autoscale_min",
+        "supervision.autoscale_min must be at most daemon.workers (they are 5 and 4)",
+    ),
+    ("[supervision]\nthreads = 33", 1, "supervision.threads", f"33 {OUT_OF} (1 to 32)"),
+    ("[supervision]\nstandby = -1", 1, "supervision.standby", f"-1 {OUT_OF} (0 to 16)"),
+    (
         "[limits]\ntag_charges_per_day = 5",
         1,
         "limits.tag_charges_per_day",

@@ -7,7 +7,7 @@ import pytest
 
 from captchad.config.kinds import split_listen
 from captchad.config.load import from_dict
-from captchad.config.schema import REQUIRED, Reload, keys, restart_needed, tables, to_dict
+from captchad.config.schema import REQUIRED, Reload, keys, renewal_needed, restart_needed, tables, to_dict
 from captchad.model.errors import ConfigError
 
 DEFAULTS = {
@@ -27,8 +27,15 @@ DEFAULTS = {
         "stall_s": 120,
         "drain_s": 30,
         "restart_max_delay_s": 30,
+        "standby": 1,
+        "threads": 16,
         "max_tasks": 0,
         "max_private_mb": 0,
+        "max_age_s": 0,
+        "autoscale_max": 0,
+        "autoscale_min": 1,
+        "autoscale_age_s": 30,
+        "autoscale_cooldown_s": 60,
     },
     "queue": {
         "backend": "journal",
@@ -129,6 +136,25 @@ def test_what_needs_a_restart():
 )
 def test_a_reload_that_needs_a_restart_is_seen(new, needed):
     assert restart_needed(from_dict(LEAST), changed(**new)) == needed
+
+
+def test_what_needs_new_workers():
+    marked = {f"{t.name}.{k.name}" for t in tables() for k in keys(t) if k.spec.reload is Reload.WORKERS}
+    assert marked == {"supervision.threads"}
+
+
+@pytest.mark.parametrize(
+    ("new", "needed"),
+    [
+        ({"supervision": {"standby": 0, "max_tasks": 9}, "daemon": {"state_dir": "/a"}}, ()),
+        ({"supervision": {"threads": 16}}, ()),
+        ({"supervision": {"threads": 8}, "daemon": {"workers": 9}}, ("supervision.threads",)),
+    ],
+)
+def test_a_reload_that_needs_new_workers_is_seen(new, needed):
+    config = changed(**new)
+    assert renewal_needed(from_dict(LEAST), config) == needed
+    assert not set(needed) & set(restart_needed(from_dict(LEAST), config)), "the reload is refused"
 
 
 def test_a_config_cannot_be_changed():

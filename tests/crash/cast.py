@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from captchad.daemon.dispatch import Dispatcher
+from captchad.daemon.office import Office
 from captchad.daemon.orphans import Orphans
 from captchad.daemon.providers import Providers
 from captchad.journal.osio import Os
@@ -20,6 +21,7 @@ from captchad.journal.sidefile import SideFile, remove_side_files, side_files
 from captchad.journal.store import Journal
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDown
+from captchad.notify import Notify
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.retry import RetrySettings
 from captchad.queue.queue import Queue, QueueSettings
@@ -74,6 +76,7 @@ class Parent:
             lambda key: None,
             _log,
         )
+        self.office = Office(self.queue, Notify({}, clock, 1), clock, lambda: None)
         self.orphans = Orphans(directory, self.queue, self.dispatcher.outcome, self._remove_side_file, _log)
         self.epoch = 0
 

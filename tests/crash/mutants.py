@@ -153,6 +153,14 @@ _WRONG_ORDER = [
 ]
 
 _NOT_DONE = [
+    Mutant(
+        "the deaths of workers not written anew before their records go",
+        cleaning.Cleaner,
+        "_finish",
+        'self._queue.stage("crew_log", log)',
+        "pass",
+        begin=0.1,
+    ),
     Mutant("a torn tail left where it is", recovery.Recovery, "_mend_tail", "if self.failure:", "if True:"),
     Mutant(
         "recovery believes the page cache",

@@ -24,7 +24,7 @@ from tests.journal.kit import Killed
 from tests.support.clock import FakeClock
 
 #: Every kind of record that the queue writes.
-KINDS = {*map(str, Kind), "epoch", "beat", "totals", "bill"}
+KINDS = {*map(str, Kind), "epoch", "beat", "totals", "bill", "crew", "crew_log"}
 
 Scene = Generator[None, None, Any]
 
@@ -53,6 +53,7 @@ class Story:
         self._rng = random.Random(seed)
         self._clock = FakeClock(1_800_000_000.0 + 1e6 * seed)
         self._tasks = 0
+        self._processes = 0
         self._large = 9000  # bytes of one payload: it takes some blocks
         self._parent_os = Mortal(self.fate, self.disk)
         self._workers: list[Worker] = []
@@ -180,7 +181,7 @@ class Story:
         if not self._program:
             quick = [
                 self._solved, self._not_sent, self._unknown, self._late_answer, self._late_end, self._expired,
-                self._cancelled, self._poison, self._shared, self._passed_on,
+                self._cancelled, self._poison, self._shared, self._passed_on, self._replaced,
             ]  # fmt: skip
             self._rng.shuffle(quick)
             self._program = [self._refused, self._held, self._failed, *quick]
@@ -475,6 +476,21 @@ class Story:
         yield from self._solve(second)
         while self._is(third, "pending"):
             yield
+
+    def _replaced(self) -> Scene:
+        """A worker starts, and dies with a task on its hands; one of the reserve takes its seat."""
+        self._processes += 1
+        who = {"seat": self._processes % 2, "w": self._processes, "pid": 1000 + self._processes}
+        self._write({"do": "start", "why": "start", **who})
+        yield
+        last = {"phase": "working", "in_flight": 1, "rss": 1 << 25, "tasks": [f"t{self._tasks}"]}
+        self._write({"do": "death", "why": "signal", **who, "code": -9, "lived": 0.5, **last})
+        self._write({"do": "move", "why": "signal", **who, "w": 500 + self._processes})
+        yield
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        self.operations += 1
+        self.parent.office.write(fields)
 
     def _leftovers(self) -> Scene:
         """What the last life has left: captchas are polled on, what is ready runs."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from captchad.journal.records import Draft, Entry, Place, Record, encode, record_at
+from captchad.queue.crewlog import DEATHS
 from captchad.queue.view import View
 
 #: How a record ends a task.
@@ -48,10 +49,11 @@ class Breach(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a life finds: a digest of all of it, and of each task its state and its charges."""
+    """What a life finds: a digest of all of it, of each task its state and its charges, and which workers have died."""
 
     digest: bytes
     tasks: dict[str, tuple[str, int]]
+    dead: frozenset[int]  # their pids: no two are the same in a story
 
 
 def seen(view: View) -> Seen:
@@ -60,7 +62,8 @@ def seen(view: View) -> Seen:
     known["followers"] = {leader: sorted(ids) for leader, ids in known["followers"].items()}
     text = json.dumps([view.epoch, known], sort_keys=True)
     tasks = {task_id: (str(task["state"]), int(task.get("charges", 0))) for task_id, task in known["tasks"].items()}
-    return Seen(hashlib.blake2b(text.encode(), digest_size=12).digest(), tasks)
+    dead = frozenset(death["pid"] for death in view.crew.deaths())
+    return Seen(hashlib.blake2b(text.encode(), digest_size=12).digest(), tasks, dead)
 
 
 @dataclass(slots=True)
@@ -70,6 +73,7 @@ class Facts:
     accepted: set[str] = field(default_factory=set)
     ended: dict[str, str] = field(default_factory=dict)
     charged: dict[int, str] = field(default_factory=dict)  # attempt -> task
+    dead: list[int] = field(default_factory=list)  # pids of workers, in the order in which they died
 
     def add(self, kind: str, data: dict[str, Any]) -> None:
         task_id = data.get("id", "")
@@ -82,6 +86,8 @@ class Facts:
             self.ended.pop(task_id, None)
         elif kind == "submitted":
             self.charged[data["n"]] = task_id
+        elif kind == "crew" and data["do"] == "death":
+            self.dead.append(data["pid"])
         elif kind in _ENDS:
             self.ended.setdefault(task_id, _ENDS[kind])  # the first end counts
 
@@ -172,6 +178,11 @@ class World:
             state = found.tasks[task_id][0] if task_id in found.tasks else None
             if task_id not in undone and state != end:
                 return Breach("ended task alive", f"{task_id} was {end}, is {state}")
+        # Later deaths may have taken the places of the first of them.
+        later = sum(kind == "crew" and data["do"] == "death" for kind, data in self._open_records())
+        first = max(0, len(facts.dead) - max(0, DEATHS - later))
+        if lost := set(facts.dead[first:]) - found.dead:
+            return Breach("death of a worker forgotten", f"{sorted(lost)}")
         if breach := self.misses_charges(found, said=False):
             return breach
         if self.position(found) is None:

@@ -9,7 +9,7 @@ from captchad.daemon.accounts import ASK_EVERY_S, BUSY_S, TRIAL_S
 from captchad.daemon.asks import ASK_S, GRACE_S
 from captchad.policy.breaker import state_word
 from captchad.supervisor.crew import Worker
-from tests.daemon.test_dispatch import Bench
+from tests.daemon.test_dispatch import Bench, let_go
 
 
 class Accountant(Bench):
@@ -26,7 +26,7 @@ class Accountant(Bench):
         return self.asked()
 
     def asked(self) -> list[str]:
-        self.first.child.channel.flush()
+        self.first.channel.flush()
         messages = self.ends[1].receive()
         self.questions = [message for message in messages if message["m"] == "ask"]
         self.submits = [message["n"] for message in messages if message["m"] == "submit"]
@@ -197,8 +197,8 @@ def test_the_death_of_the_worker_that_asks_is_an_answer(bench: Accountant) -> No
     assert bench.refuse(n) == ["threads"]
     second: Worker = bench.worker(2)
     bench.dispatcher.on_death(bench.first, "crash")
-    bench.first.child.close()
-    second.child.channel.flush()
+    let_go(bench.first)
+    second.channel.flush()
     (question,) = [message for message in bench.ends[2].receive() if message["m"] == "ask"]
     assert question["what"] == "balance"
     bench.dispatcher.on_message(second, {"m": "told", "q": question["q"], "balance": 0.0})

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from captchad.supervisor.crew import Worker
-from captchad.worker.main import SUBMIT_THREADS
-from tests.daemon.test_dispatch import PROVIDER, Bench
+from tests.daemon.test_dispatch import PROVIDER, THREADS, Bench
 
 HANGS = replace(PROVIDER, name="hangs", priority=1)
 OTHER = replace(PROVIDER, name="other", priority=2)
@@ -43,20 +42,20 @@ def test_the_only_provider_has_all_threads(bench: Bench) -> None:
     bench.dispatcher.set_providers({"hangs": HANGS})
     bench.worker(1)
     bench.turn()
-    assert under_way(bench) == {"hangs": SUBMIT_THREADS}
+    assert under_way(bench) == {"hangs": THREADS}
 
 
 def test_one_that_hangs_leaves_half_of_the_threads_to_the_other(bench: Bench) -> None:
     bench.dispatcher.set_providers({"hangs": HANGS, "other": OTHER})
     workers = [bench.worker(1), bench.worker(2)]
     bench.turn()
-    assert under_way(bench) == {"hangs": SUBMIT_THREADS, "other": SUBMIT_THREADS}
+    assert under_way(bench) == {"hangs": THREADS, "other": THREADS}
 
     taken = 0
     while (more := answer(bench, workers, "other")) > 0:
         taken += more
         bench.turn()
-    assert taken == 50 - SUBMIT_THREADS
-    assert under_way(bench) == {"hangs": SUBMIT_THREADS}
+    assert taken == 50 - THREADS
+    assert under_way(bench) == {"hangs": THREADS}
     for worker in workers:
-        assert Counter(bench.dispatcher._loads[worker.key].submits.values()) == {"hangs": SUBMIT_THREADS // 2}
+        assert Counter(bench.dispatcher._loads[worker.key].submits.values()) == {"hangs": THREADS // 2}

@@ -9,7 +9,7 @@ import pytest
 from captchad.model.states import State
 from captchad.queue.queue import STEADY_S
 from captchad.supervisor.crew import Worker
-from tests.daemon.test_dispatch import PROVIDER, Bench
+from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_submit_that_a_worker_did_not_begin_in_time_is_not_begun(bench: Bench)
     bench.accept("a", deadline_s=3.0)
     bench.accept("b")
     bench.turn()
-    worker.child.channel.flush()
+    worker.channel.flush()
     leases = [message["lease_s"] for message in bench.ends[1].receive() if message["m"] == "submit"]
     assert leases == [pytest.approx(3.0), 5.0]
 
@@ -151,7 +151,7 @@ def test_a_suspect_that_is_too_late_is_not_run(bench: Bench) -> None:
     ((_, n),) = bench.told(first)
     bench.says(first, "begin", n)
     bench.dispatcher.on_death(first, "crash")
-    first.child.close()
+    let_go(first)
     bench.clock.advance(9.5)
     second = bench.worker(2)
     bench.turn()

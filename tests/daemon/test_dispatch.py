@@ -16,6 +16,8 @@ from captchad.journal.store import Journal
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.retry import RetrySettings
 from captchad.queue.queue import Queue, QueueSettings
+from captchad.supervisor.core.states import WorkerState
+from captchad.supervisor.core.view import Vital
 from captchad.supervisor.crew import Worker
 from captchad.supervisor.process import Child
 from tests.support.clock import FakeClock
@@ -26,6 +28,16 @@ PROVIDER = ProviderSettings(
 QUEUE = QueueSettings(
     capacity=50, id_ttl_s=300.0, dead_ttl_s=600.0, max_redrives=2, hold_unknown=False, retry=RetrySettings(3, 1.0, 10.0)
 )
+
+#: Submits that a worker runs at once.
+THREADS = 16
+
+
+def let_go(worker: Worker) -> None:
+    """Close what the parent has of a worker that is dead."""
+    worker.channel.close()
+    if worker.child is not None:
+        worker.child.close()
 
 
 class Bench:
@@ -69,16 +81,18 @@ class Bench:
         """One whose first heartbeat has come."""
         ours, theirs = socket.socketpair()
         self.ends[number] = Channel(theirs.detach())
-        child = Child(os.getpid(), os.pidfd_open(os.getpid()), Channel(ours.detach()))
-        worker = Worker(number, 1, number, child, self.clock.monotonic(), 0, last_beat_at=self.clock.monotonic())
+        now = self.clock.monotonic()
+        vital = Vital(number, number, 0, now, 0.0, WorkerState.READY, first_beat_at=now, last_beat_at=now)
+        child = Child(os.getpid(), os.pidfd_open(os.getpid()))
+        worker = Worker(vital, 1, number, THREADS, Channel(ours.detach()), child)
         self.dispatcher.on_ready(worker)
         self.told(worker)
         return worker
 
     def told(self, worker: Worker) -> list[tuple[str, int]]:
         """Kind and attempt of each message that it was sent since."""
-        worker.child.channel.flush()
-        return [(message["m"], message.get("n", 0)) for message in self.ends[worker.number].receive()]
+        worker.channel.flush()
+        return [(message["m"], message.get("n", 0)) for message in self.ends[worker.vital.number].receive()]
 
     def says(self, worker: Worker, kind: str, n: int, **fields: str) -> None:
         self.dispatcher.on_message(worker, {"m": kind, "n": n, **fields})
@@ -97,7 +111,7 @@ class Bench:
 
     def close(self) -> None:
         for load in list(self.dispatcher._loads.values()):
-            load.worker.child.close()
+            let_go(load.worker)
         for channel in self.ends.values():
             channel.close()
         self.journal.close()
@@ -118,7 +132,7 @@ def test_a_poll_that_begins_while_its_drop_is_under_way_holds_up_no_suspect(benc
     second = bench.worker(2)
     other = bench.submit("other", second)
     bench.dispatcher.on_death(first, "stall")
-    first.child.close()
+    let_go(first)
     bench.turn()
     assert bench.told(second) == [("drop", other), ("poll", suspects[0])]
 

@@ -10,7 +10,7 @@ from captchad.daemon.publish import Publisher
 from captchad.model.states import Category, State
 from captchad.spool.dirs import SpoolDirs
 from captchad.spool.results import Results
-from tests.daemon.test_dispatch import Bench
+from tests.daemon.test_dispatch import Bench, let_go
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_only_worker_polls_on_while_a_suspect_has_no_provider(bench: Bench) 
     ((_, n),) = bench.told(first)
     bench.says(first, "begin", n)
     bench.dispatcher.on_death(first, "crash")
-    first.child.close()
+    let_go(first)
     assert bench.queue.view.tasks["a"].where == "ready"
     bench.dispatcher.providers.fault("p", "submit", "ERROR_ZERO_BALANCE", Category.BUDGET)
     second = bench.worker(2)
@@ -99,7 +99,7 @@ def test_an_outcome_of_an_unknown_kind_leaves_the_submit_to_the_death_of_its_wor
     with pytest.raises(ValueError, match="unknown kind"):
         bench.says(worker, "out", n, o="sold")
     bench.dispatcher.on_death(worker, "crash")
-    worker.child.close()
+    let_go(worker)
 
     task = bench.queue.view.tasks["a"]
     assert (task.state, task.unknown_submits) == (State.PENDING, 1)

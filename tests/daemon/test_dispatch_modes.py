@@ -8,7 +8,7 @@ import pytest
 from captchad.model.states import Priority, State
 from captchad.policy.degradation import Degradation, Mode
 from captchad.policy.turns import AGED_EVERY, AGED_S
-from tests.daemon.test_dispatch import Bench
+from tests.daemon.test_dispatch import Bench, let_go
 
 WORDS = ("critical", "high", "normal", "low")
 
@@ -52,7 +52,7 @@ def test_a_paid_captcha_is_polled_on_and_its_retry_waits(bench: Bench) -> None:
     set_bar(bench, Priority.CRITICAL)
     second = bench.worker(2)
     bench.dispatcher.on_death(worker, "crash")
-    worker.child.close()
+    let_go(worker)
     bench.turn()
     assert bench.told(second) == [("poll", n)]
 
@@ -72,7 +72,7 @@ def test_a_suspect_of_a_lower_priority_waits_too(bench: Bench) -> None:
     ((_, n),) = bench.told(first)
     bench.says(first, "begin", n)
     bench.dispatcher.on_death(first, "crash")
-    first.child.close()
+    let_go(first)
     set_bar(bench, Priority.HIGH)
     bench.worker(2)
     bench.turn()

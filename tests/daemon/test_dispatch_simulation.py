@@ -77,6 +77,7 @@ class FakeWorker:
         self.usable = True
         self.inbox: deque[Message] = deque()
         self.pipe: deque[Message] = deque()
+        self.threads = 16
         self.orders: dict[int, tuple[str, int]] = {}  # attempt -> task, how far it is
         self.polls: dict[int, str] = {}
         self.polling: int | None = None

@@ -8,7 +8,7 @@ import pytest
 
 from captchad.daemon.providers import NEW_KEY
 from captchad.queue.view import View
-from tests.daemon.test_dispatch import PROVIDER, Bench
+from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
 OTHER = replace(PROVIDER, key="n" * 32)
 
@@ -33,7 +33,7 @@ def test_old_captchas_keep_the_old_key_as_long_as_one_needs_it(bench: Bench) -> 
     assert lane.keys == {PROVIDER.key_id: PROVIDER.key, OTHER.key_id: OTHER.key}
 
     bench.dispatcher.on_death(first, "exit")
-    first.child.close()
+    let_go(first)
     bench.worker(2)
     bench.turn()
     assert keys_of_polls(bench, 2) == {n: PROVIDER.key_id}

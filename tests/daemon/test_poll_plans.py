@@ -9,7 +9,7 @@ import pytest
 from captchad.daemon.poll_plans import KEPT, PollPlans
 from captchad.ipc.channel import Message
 from captchad.supervisor.crew import Worker
-from tests.daemon.test_dispatch import PROVIDER, Bench
+from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def submit(bench: Bench, task_id: str, worker: Worker) -> Message:
 
 def polls(bench: Bench, worker: Worker) -> list[Message]:
     """The orders to poll that it was sent since."""
-    worker.child.channel.flush()
-    return [message for message in bench.ends[worker.number].receive() if message["m"] == "poll"]
+    worker.channel.flush()
+    return [message for message in bench.ends[worker.vital.number].receive() if message["m"] == "poll"]
 
 
 def solve(bench: Bench, worker: Worker, n: int, after_s: float, waited_s: float | None) -> None:
@@ -73,7 +73,7 @@ def test_a_captcha_that_changes_hands_is_polled_at_once_and_goes_on_with_its_pla
     bench.clock.advance(order["first_in_s"] + order["gaps_s"][0] / 2.0)
     second = bench.worker(2)
     bench.dispatcher.on_death(first, "exit")
-    first.child.close()
+    let_go(first)
     bench.turn()
 
     (handed,) = polls(bench, second)

@@ -23,6 +23,9 @@ seed = {seed}
 seconds = [0.2, 1.0]
 """
 
+#: One kill in so many is the template's.
+TEMPLATE_EVERY = 15
+
 OVERRIDES: dict[str, Any] = {
     "daemon": {"workers": 4, "min_workers": 1},
     "supervision": {"heartbeat_s": 0.2, "stall_s": 20.0, "restart_max_delay_s": 0.3, "drain_s": 5.0},
@@ -108,7 +111,10 @@ def run_chaos(
 
 
 class _Killer(threading.Thread):
-    """Kills a random worker every 200 ms, also while a new parent boots; without one it has nobody to kill."""
+    """Kills a random worker every 200 ms, also while a new parent boots; without one it has nobody to kill.
+
+    Every now and then it kills their template instead: that one needs the time of its imports to come back.
+    """
 
     def __init__(self, daemon: Daemon, rng: random.Random) -> None:
         super().__init__(daemon=True)
@@ -122,7 +128,10 @@ class _Killer(threading.Thread):
         due = time.monotonic()
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
             due += 0.2
-            workers = _children(self._captchad.pid)
+            children = _children(self._captchad.pid)
+            workers = [pid for pid in children if _is_worker(pid)]
+            if workers and self.kills % TEMPLATE_EVERY == TEMPLATE_EVERY - 1:
+                workers = [pid for pid in children if pid not in workers]
             if workers:
                 with suppress(psutil.NoSuchProcess):
                     psutil.Process(self._rng.choice(workers)).kill()
@@ -143,6 +152,13 @@ def _children(pid: int) -> list[int]:
     with suppress(OSError, psutil.Error):
         return [child.pid for child in psutil.Process(pid).children()]
     return []
+
+
+def _is_worker(pid: int) -> bool:
+    """Workers alone have themselves killed first when memory runs out."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/oom_score_adj").read_text() == "500\n"
+    return False
 
 
 def _is_ours(pid: int, parent: int) -> bool:

@@ -31,6 +31,19 @@ def _get(port: int, path: str) -> tuple[int, str]:
         return 0, ""
 
 
+def _children_that_listen(parent: int, port: int) -> list[int]:
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if _sockets(pid) & inodes]
+
+
+def _sockets(pid: str) -> set[str]:
+    """Inodes of the sockets that a process has open."""
+    targets = (os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return {target[8:-1] for target in targets if target.startswith("socket:[")}
+
+
 def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
     port = _free_port()
     overrides = {"http": {"listen": f"127.0.0.1:{port}"}, "daemon": {"workers": 2, "min_workers": 2}}
@@ -60,8 +73,7 @@ def test_a_monitor_that_dies_comes_back(tmp_path: Path) -> None:
     port = _free_port()
     with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"http": {"listen": f"127.0.0.1:{port}"}}) as daemon:
         eventually(lambda: _get(port, "/livez")[0] == 200)
-        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-        (monitor,) = {int(pid) for pid in children} - set(daemon.worker_pids())
+        (monitor,) = _children_that_listen(daemon.pid, port)
         os.kill(monitor, signal.SIGKILL)
         eventually(lambda: "monitor died" in daemon.log())
         eventually(lambda: _get(port, "/livez")[0] == 200, timeout=30.0)

@@ -1,4 +1,4 @@
-"""Retry, restart, breaker, routing: tables and properties, no clock but the one passed in."""
+"""Retry, breaker, routing: tables and properties, no clock but the one passed in."""
 
 import random
 
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from captchad.model.states import Category
 from captchad.policy import breaker as b
-from captchad.policy.restart import FREE_DEATHS, RestartHistory, after_death
 from captchad.policy.retry import Again, Bury, RetrySettings, after_failure, after_not_sent, after_unknown, backoff_s
 from captchad.policy.routing import Lane, choose
 
@@ -74,25 +73,6 @@ def test_good_polls_hide_no_bad_submits() -> None:
     for _ in range(9):
         breaker = b.on_poll(b.on_fault(breaker, 0.0, "x", settings))
     assert breaker == b.Breaker()
-
-
-def test_a_worker_that_lived_is_replaced_at_once_and_one_that_dies_at_once_later_and_later() -> None:
-    assert after_death(RestartHistory(9), lived_s=60.0, booted=True, max_delay_s=30.0, rng=RNG) == (
-        RestartHistory(0),
-        0.0,
-    )
-    history, delays = RestartHistory(), []
-    for _ in range(FREE_DEATHS + 12):
-        history, delay = after_death(history, lived_s=0.1, booted=True, max_delay_s=30.0, rng=RNG)
-        delays.append(delay)
-    assert delays[:FREE_DEATHS] == [0.0] * FREE_DEATHS
-    assert delays[FREE_DEATHS] > 0.0
-    assert 15.0 <= delays[-1] <= 30.0
-
-
-def test_a_worker_that_never_booted_waits_at_once() -> None:
-    _, delay = after_death(RestartHistory(), lived_s=0.1, booted=False, max_delay_s=30.0, rng=RNG)
-    assert delay > 0.0
 
 
 BREAKER = b.BreakerSettings(failure_threshold=5, reset_timeout_s=60.0, half_open_successes=3)

@@ -184,6 +184,7 @@ class Threads:
     """Stands for captchad.worker.crew.Crew: actors instead of threads."""
 
     kernel: Kernel
+    refusals = 0
 
     def __init__(
         self,

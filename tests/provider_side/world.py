@@ -9,13 +9,13 @@ import logging
 import os
 import random
 import shutil
-import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 import tomli_w
@@ -28,8 +28,8 @@ from captchad.journal.sidefile import SideFile
 from captchad.notify import Notify
 from captchad.provider.client import ProviderClient
 from captchad.queue.task import Task
-from captchad.supervisor import crew as crew_module
 from captchad.supervisor.process import Child
+from captchad.supervisor.template import Done, Template
 from captchad.worker import caller as caller_module
 from captchad.worker import main as worker_module
 from captchad.worker.log import Log
@@ -46,14 +46,8 @@ BEAT_S = 20.0
 class _Parent(Parent):
     """The parent, with workers in its own process."""
 
-    world: "World"
-
     def _catch_signals(self) -> None:
         """They belong to pytest."""
-
-    def _worker_body(self, channel_fd: int, slot: int, number: int) -> int:
-        self.world.start_worker(channel_fd, self.crew.epoch, number, slot)
-        return 0
 
     def _publish_status(self) -> None:
         """Nobody reads it."""
@@ -61,6 +55,45 @@ class _Parent(Parent):
     @property
     def _tick_s(self) -> float:
         return TICK_S
+
+
+class _Template:
+    """Stands for captchad.supervisor.template.Template: its children are actors, and it answers with our own pid."""
+
+    def __init__(self, start: Callable[[Mapping[str, Any], int], None]) -> None:
+        self._start = start
+        self._answers: deque[Done] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.child = Child(os.getpid(), os.pidfd_open(os.getpid()))
+        self.gone = False
+
+    #: While it owes something nobody is reaped: the children of this process are pytest's.
+    owes = True
+
+    @property
+    def fd(self) -> int:
+        return self._bell
+
+    def order(self, order: Mapping[str, Any], fds: Sequence[int], done: Done) -> None:
+        """The descriptors stay the caller's. It is told later, as by the real one."""
+        assert order["what"] == "worker", "nothing listens in a simulation"
+        self._start(order, os.dup(fds[0]))
+        self._answers.append(done)
+        os.eventfd_write(self._bell, 1)
+
+    def receive(self) -> None:
+        os.eventfd_read(self._bell)
+        while self._answers:
+            self._answers.popleft()(os.getpid())
+
+    def bury(self) -> int:
+        self.gone = True
+        self.child.close()
+        os.close(self._bell)
+        return 0
+
+    def renew(self) -> None:
+        raise AssertionError("it never dies")
 
 
 class World:
@@ -90,7 +123,8 @@ class World:
                 "spool_dir": str(self.directory / "spool"),
                 "runtime_dir": str(self.directory / "run"),
             },
-            "supervision": {"heartbeat_s": BEAT_S},
+            # Nobody dies here, and a reserve has nothing to do but to wake everybody up.
+            "supervision": {"heartbeat_s": BEAT_S, "standby": 0},
             "policy": {"allowed_hosts": ["*"]},
             "provider": [
                 {
@@ -123,7 +157,6 @@ class World:
         self._patch.setattr(parent_module, "Loop", loop)
         self._patch.setattr(worker_module, "Loop", loop)
         self._patch.setattr(worker_module, "Crew", Threads)
-        self._patch.setattr(crew_module, "fork_child", self._fork)
         transport = partial(SimulatedTransport, {f"http://{name}": each for name, each in self.services.items()})
         self._patch.setattr(caller_module, "ProviderClient", partial(ProviderClient, transport_factory=transport))
         environ = {"XDG_STATE_HOME": str(self.directory / "xdg")}
@@ -131,8 +164,9 @@ class World:
         configuration.load_at_start()
         log = logging.getLogger("captchad.world")
         log.setLevel(logging.ERROR)
-        self.parent = _Parent(configuration, Notify({}, self.clock, os.getpid()), self.clock, random.Random(1), log)
-        self.parent.world = self
+        notify = Notify({}, self.clock, os.getpid())
+        template = cast(Template, _Template(self.start_worker))
+        self.parent = _Parent(configuration, notify, template, self.clock, random.Random(1), log)
         self.kernel.spawn(self._be_parent)
         self.run(0.0)
         assert self.parent.state == "running"
@@ -146,24 +180,23 @@ class World:
         self.kernel.end()
         if hasattr(self, "parent"):
             for worker in self.parent.crew.workers:
-                worker.child.close()
+                worker.channel.close()
+                if worker.child is not None:
+                    worker.child.close()
             self.parent.close()
             self.parent.loop.close()
         self._patch.undo()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _fork(self, body: Callable[[int], int], *, keep: object = ()) -> Child:
-        ours, theirs = socket.socketpair()
-        body(theirs.detach())
-        return Child(os.getpid(), os.pidfd_open(os.getpid()), Channel(ours.detach()))
-
-    def start_worker(self, channel_fd: int, epoch: int, number: int, slot: int) -> None:
-        side = SideFile.create(self.parent.journal_dir, epoch, number, preallocate=4096)
+    def start_worker(self, order: Mapping[str, Any], channel_fd: int) -> None:
+        """Do what a template's child does, in an actor."""
+        side = SideFile.create(Path(order["journal"]), order["epoch"], order["number"], preallocate=4096)
         channel = Channel(channel_fd)
+        log = Log(f"worker {order['epoch']}-{order['number']}")
 
         def work() -> None:
             try:
-                worker_module._Worker(channel, side, self.clock, Log(f"worker {slot}")).work()
+                worker_module._Worker(channel, side, self.clock, log, order["threads"]).work()
             finally:
                 side.close()
                 channel.close()

@@ -68,6 +68,7 @@ def insides(view: View) -> dict[str, Any]:
         "captchas": view.captchas,
         "in flight": {name: number for name, number in view.in_flight.items() if number},
         "epoch": view.epoch,
+        "crew": view.crew.index(),
     }
 
 
@@ -108,6 +109,8 @@ class Kit:
         self.queue.order(task, "p", (1, 1), "k")
         task = self.ready()
         self.queue.not_sent(self.queue.order(task, "p", (1, 1), "k"), "connect")
+        for do in ("start", "death"):
+            self.queue.stage("crew", {"t": self.clock.time(), "do": do, "why": "start", "w": 1})
         self.queue.commit()
 
     def ready(self) -> Any:
@@ -443,6 +446,9 @@ def test_records_that_name_no_task_load_nothing(kit: Kit) -> None:
         kit.open()
         kit.queue.stage("epoch", {"epoch": kit.queue.view.epoch + 1, "t": kit.clock.time()})
         kit.queue.stage("beat", {"t": kit.clock.time()})
+        kit.queue.stage("crew", {"t": kit.clock.time(), "do": "death", "why": "signal", "w": 1, "tasks": ["t1", "t2"]})
+        for log in kit.queue.view.crew.records_for(1e9):
+            kit.queue.stage("crew_log", log)
         kit.queue.stage("totals", {**kit.queue.view.totals_record(), "n": kit.queue.view.last_n})
         kit.kill()
     kit.open()

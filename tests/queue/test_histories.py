@@ -13,6 +13,7 @@ from captchad.journal.places import RecordFiles
 from captchad.journal.store import Journal, read_all
 from captchad.model.states import Category, State
 from captchad.policy.retry import RetrySettings
+from captchad.queue.crewlog import DEATHS
 from captchad.queue.queue import Queue, QueueSettings
 from captchad.queue.task import Task
 from captchad.queue.view import View
@@ -55,6 +56,8 @@ class Histories(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.rng = random.Random(7)
         self.count = 0
+        self.staffed = 0
+        self.died: list[int] = []
         self.charges = 0
         self.accepted: set[str] = set()
         self.ends: dict[str, State] = {}
@@ -166,6 +169,12 @@ class Histories(RuleBasedStateMachine):
             assert task.id not in self.reported, "reported twice"
             self.reported.add(task.id)
 
+    @rule(do=st.sampled_from(["start", "move", "death"]))
+    def do_about_a_worker(self, do: str) -> None:
+        self.staffed += 1
+        self.queue.stage("crew", {"t": self.clock.time(), "do": do, "why": "signal", "w": self.staffed})
+        self.died += [self.staffed] * (do == "death")
+
     @rule()
     def publish(self) -> None:
         view = self.queue.view
@@ -232,6 +241,7 @@ class Histories(RuleBasedStateMachine):
         assert view.lines["ready"] + view.lines["delayed"] + view.lines["waiting"] == view.states[State.PENDING]
         assert view.in_flight.get("p", 0) == len(view.attempts) + len(view.captchas)
         assert every_ready_task_stands_in_line(view)
+        assert [row["w"] for row in view.crew.deaths()] == self.died[-DEATHS:]
 
     def teardown(self) -> None:
         if hasattr(self, "root"):

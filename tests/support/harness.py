@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -78,11 +78,13 @@ class Daemon:
         sandbox: Account,
         overrides: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         """Write the files of a daemon below `directory`; `overrides` go over the configuration, table by table.
 
-        `environ` is added to what the daemon inherits.
+        `environ` is added to what the daemon inherits; `prefix` is a command that runs it, as `prlimit` does.
         """
+        self._prefix = prefix
         self.directory = directory
         self._environ = dict(environ or {})
         self.state_dir = directory / "state"
@@ -153,7 +155,7 @@ class Daemon:
         environ |= self._environ
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [self.program("captchad"), "run", "--config", str(self.config_file)],
+                [*self._prefix, self.program("captchad"), "run", "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

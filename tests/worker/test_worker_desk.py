@@ -178,6 +178,7 @@ def test_the_beat_counts(desk):
 
     assert beat == {
         "m": "beat", "phase": "working", "in_flight": 4, "submits": 2, "oldest_s": 2.0, "lag_s": 0.25,
+        "calls": 2, "beyond_s": 0.0, "oldest_beyond_s": 0.0,
         "completed": 0, "polls": 1, "submitted": 0,
     }  # fmt: skip
     desk.settle(submit, {"o": "unknown", "reason": ""})
@@ -206,3 +207,25 @@ def test_a_call_is_aborted_only_while_it_runs(desk):
     assert submit.disconnect()
     submit.abort()
     assert client.aborted == 1
+
+
+def test_the_beat_says_how_far_calls_are_beyond_their_deadlines(desk):
+    beat = desk.beat(0.0, 0.0)
+    assert (beat["calls"], beat["beyond_s"], beat["oldest_beyond_s"]) == (0, None, None)
+
+    submit, poll = take_submit(desk, 1), take_poll(desk, 2)
+    submit.connect(Client(), 10.0)
+    poll.connect(Client(), 4.0)
+    beat = desk.beat(3.0, 0.0)
+    assert (beat["calls"], beat["beyond_s"], beat["oldest_beyond_s"]) == (2, -7.0, -1.0)
+    beat = desk.beat(15.0, 0.0)
+    assert (beat["beyond_s"], beat["oldest_beyond_s"]) == (5.0, 11.0)
+
+    desk.end_poll(poll, Pending(), 15.0)
+    beat = desk.beat(15.0, 0.0)
+    assert (beat["calls"], beat["beyond_s"], beat["oldest_beyond_s"]) == (1, 5.0, 5.0)
+
+
+def test_a_call_without_a_deadline_is_never_beyond_it(desk):
+    take_submit(desk, 1)
+    assert desk.beat(1e6, 0.0)["beyond_s"] == 0.0

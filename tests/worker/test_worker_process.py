@@ -1,6 +1,7 @@
 """Real workers: forked, on a real pipe, against a real server, ended in every way that they can end."""
 
 import os
+import resource
 import select
 import signal
 import threading
@@ -10,8 +11,7 @@ from pathlib import Path
 from captchad.model.states import Category
 from captchad.provider.answers import Submitted
 from captchad.provider.client import Fault
-from captchad.worker.main import POLL_THREADS, SUBMIT_THREADS
-from tests.worker.workerkit import KEY, NAME, PATIENCE_S, Request, Rig, rig
+from tests.worker.workerkit import KEY, NAME, PATIENCE_S, THREADS, Request, Rig, rig
 
 
 def accept_all(request: Request) -> bool:
@@ -78,7 +78,7 @@ def test_the_begin_is_readable_before_anybody_knocks_at_the_provider(tmp_path):
             worker.submit(n)
             # The provider lets nobody in yet, so the knock is seen here before anything else happens.
             assert select.select([worker.provider], [], [], PATIENCE_S)[0]
-            worker.messages += worker.child.channel.receive()
+            worker.messages += worker.channel.receive()
             assert worker.got("begin", n), "connected before its begin had left"
             worker.until(lambda: len(worker.provider.held) == 1)
             worker.provider.held.pop().answer(str(n))
@@ -221,12 +221,12 @@ def test_five_hundred_captchas_need_few_threads_and_none_is_forgotten(tmp_path):
         worker.until(all_polled)
         assert worker.beat()["in_flight"] == 500
         assert most <= 64
-        assert most <= POLL_THREADS + 1
+        assert most <= THREADS + 1
 
 
 def test_polls_are_made_in_due_order(tmp_path):
     with rig(tmp_path) as worker:
-        held_first = POLL_THREADS
+        held_first = THREADS
         for n in range(held_first):  # every thread is held up
             worker.poll(n)
         worker.until(lambda: len(worker.provider.held) == held_first)
@@ -247,14 +247,14 @@ def test_a_provider_whose_polls_hang_does_not_hold_up_those_of_another(tmp_path)
         both = {"hangs": settings | {"keys": {"k": "hang"}}, NAME: settings | {"keys": {"k": KEY}}}
         worker.tell("config", providers=both, heartbeat_s=0.1)
         worker.provider.reply = lambda request: request.fields["key"] == KEY and solve_all(request)
-        for n in range(2 * POLL_THREADS):
+        for n in range(2 * THREADS):
             timing = {"first_in_s": 0.0, "gaps_s": [], "every_s": 1.0}
             worker.tell("poll", n=n, provider="hangs", key="k", cid=str(n), **timing)
-        worker.until(lambda: len(worker.provider.held) == POLL_THREADS // 2)
+        worker.until(lambda: len(worker.provider.held) == THREADS // 2)
         for n in range(100, 200):
             worker.poll(n)
         worker.until(lambda: len(worker.outcomes()) == 100)
-        assert len(worker.provider.held) == POLL_THREADS // 2
+        assert len(worker.provider.held) == THREADS // 2
 
 
 # Taken back before it has begun.
@@ -262,7 +262,7 @@ def test_a_provider_whose_polls_hang_does_not_hold_up_those_of_another(tmp_path)
 
 def test_a_recall_gives_back_what_has_not_begun_and_nothing_else(tmp_path):
     with rig(tmp_path) as worker:
-        submit_and_hold(worker, range(SUBMIT_THREADS))
+        submit_and_hold(worker, range(THREADS))
         worker.submit(100)
         worker.submit(101)
         worker.tell("recall")
@@ -273,14 +273,14 @@ def test_a_recall_gives_back_what_has_not_begun_and_nothing_else(tmp_path):
         for request in worker.provider.held:
             accept_all(request)
         worker.submit(102)
-        worker.until(lambda: len(worker.got("out")) == SUBMIT_THREADS + 3)
-        assert worker.provider.count("/in.php") == SUBMIT_THREADS + 1
+        worker.until(lambda: len(worker.got("out")) == THREADS + 3)
+        assert worker.provider.count("/in.php") == THREADS + 1
         assert worker.outcomes()[102] == "submitted"
 
 
 def test_a_submit_is_not_begun_after_its_lease(tmp_path):
     with rig(tmp_path) as worker:
-        submit_and_hold(worker, range(SUBMIT_THREADS))
+        submit_and_hold(worker, range(THREADS))
         worker.submit(100, lease_s=0.05)
         worker.submit(101, lease_s=60.0)
         worker.until(lambda: worker.got("out"))
@@ -319,7 +319,7 @@ def test_an_orphan_writes_what_nobody_has_confirmed_and_ends(tmp_path):
         worker.until(lambda: worker.provider.held)
         (poll,) = worker.provider.held
         worker.provider.held = []
-        submit_and_hold(worker, range(SUBMIT_THREADS))
+        submit_and_hold(worker, range(THREADS))
         worker.submit(100)  # there is no thread for it
         worker.beat()
 
@@ -336,8 +336,8 @@ def test_an_orphan_writes_what_nobody_has_confirmed_and_ends(tmp_path):
         assert said.pop(600) == "solved"
         assert said.pop(500) == "submitted"
         assert said.pop(100, "not_sent") == "not_sent"
-        assert said == dict.fromkeys(range(SUBMIT_THREADS), "submitted")
-        assert worker.provider.count("/in.php") == SUBMIT_THREADS + 2
+        assert said == dict.fromkeys(range(THREADS), "submitted")
+        assert worker.provider.count("/in.php") == THREADS + 2
 
 
 def test_an_orphan_s_submit_without_an_answer_is_unknown_at_its_deadline(tmp_path):
@@ -391,7 +391,7 @@ def test_a_drained_worker_ends_when_all_is_confirmed_and_not_before(tmp_path):
         worker.provider.reply = lambda request: request.path == "/res.php" and not_ready(request)
         worker.poll(200, every_s=0.02)
         worker.until(lambda: worker.got("done"))
-        submit_and_hold(worker, range(SUBMIT_THREADS))
+        submit_and_hold(worker, range(THREADS))
         worker.submit(100)
         worker.tell("drain")
         worker.submit(101)
@@ -402,7 +402,7 @@ def test_a_drained_worker_ends_when_all_is_confirmed_and_not_before(tmp_path):
 
         for request in worker.provider.held:
             accept_all(request)
-        worker.until(lambda: len(worker.got("out")) == SUBMIT_THREADS + 2)
+        worker.until(lambda: len(worker.got("out")) == THREADS + 2)
         for each in worker.got("out")[1:]:
             worker.tell("ack", n=each["n"])
         worker.for_seconds(0.3)
@@ -636,8 +636,79 @@ def test_the_first_beat_comes_before_anything_is_read(tmp_path):
         beat = worker.got("beat")[0]
         assert beat == {
             "m": "beat", "phase": "idle", "in_flight": 0, "submits": 0, "oldest_s": 0.0, "lag_s": beat["lag_s"],
-            "completed": 0, "polls": 0, "submitted": 0,
+            "calls": 0, "beyond_s": None, "oldest_beyond_s": None,
+            "completed": 0, "polls": 0, "submitted": 0, "starved": 0, "rss": beat["rss"], "private": 0,
         }  # fmt: skip
+        assert beat["rss"] > 1 << 20
         assert worker.side.exists()
         assert threads(worker) == 1
     assert time.monotonic() - start < PATIENCE_S
+
+
+# What the heartbeat says besides, and what the system may refuse.
+
+
+def test_as_many_calls_at_once_as_it_has_threads(tmp_path):
+    with rig(tmp_path, threads=3) as worker:
+        for n in range(6):
+            worker.submit(n)
+            worker.poll(100 + n, every_s=60.0)
+        worker.until(lambda: len(worker.provider.held) == 6)
+        worker.for_seconds(0.3)
+        paths = sorted(request.path for request in worker.provider.held)
+        assert paths == ["/in.php"] * 3 + ["/res.php"] * 3
+        beat = worker.beat()
+        assert (beat["calls"], beat["submits"]) == (6, 6)
+        assert beat["beyond_s"] < 0.0, "within their time-outs"
+        assert beat["oldest_beyond_s"] < 0.0
+
+
+def test_a_thread_that_does_not_come_back_shows_in_the_beat(tmp_path):
+    with rig(tmp_path, client=Deaf) as worker:
+        worker.configure(submit_s=0.2, poll_s=60.0)
+        worker.submit(1)
+        worker.until(lambda: (worker.beat()["oldest_beyond_s"] or 0.0) > 0.5)
+        assert worker.beat()["beyond_s"] > 0.5, "its only call"
+        worker.poll(2)
+        worker.until(lambda: worker.beat()["calls"] == 2)
+        beat = worker.beat()
+        assert beat["beyond_s"] < 0.0 < beat["oldest_beyond_s"], "the other one goes on"
+
+
+def test_private_memory_is_looked_at_when_somebody_asks(tmp_path):
+    with rig(tmp_path) as worker:
+        assert worker.beat()["private"] == 0
+        settings = {"url": worker.provider.url, "keys": {"k": KEY}, "submit_s": 20.0, "poll_timeout_s": 20.0}
+        worker.tell("config", providers={NAME: settings}, heartbeat_s=0.1, private_every_s=0.01)
+        worker.until(lambda: worker.beat()["private"] > 0)
+        beat = worker.beat()
+        assert beat["private"] <= beat["rss"]
+
+
+def test_want_of_descriptors_is_counted_and_no_provider_is_blamed(tmp_path):
+    with rig(tmp_path) as worker:
+        worker.provider.reply = solve_all
+        worker.beat()
+        used = {int(path.name) for path in Path(f"/proc/{worker.child.pid}/fd").iterdir()}
+        hole = next(fd for fd in range(max(used) + 2) if fd not in used)
+        pid, which = worker.child.pid, resource.RLIMIT_NOFILE
+        before = resource.prlimit(pid, which)
+        resource.prlimit(pid, which, (hole, before[1]))
+        worker.submit(1)
+        worker.poll(2, every_s=0.05)
+        worker.until(lambda: worker.got("out") and len(worker.got("fault")) >= 2)
+
+        assert worker.got("out") == [
+            {"m": "out", "n": 1, "o": "not_sent", "reason": "connect: out of resources here: too many open files"}
+        ]
+        assert {(each["code"], each["category"]) for each in worker.got("fault")} == {("INTERNAL", "transient")}
+        assert worker.provider.seen == []
+        assert worker.beat()["starved"] >= 3
+
+        resource.prlimit(pid, which, before)
+        worker.until(lambda: worker.got("out", 2))
+        starved = worker.beat()["starved"]
+        worker.submit(3)
+        worker.until(lambda: worker.got("out", 3))
+        assert worker.outcomes()[3] == "submitted"
+        assert worker.beat()["starved"] == starved

@@ -17,15 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from captchad.ipc.channel import Message
+from captchad.ipc.channel import Channel, Message
 from captchad.journal.sidefile import SideReport, read_side_file
 from captchad.model.clock import SystemClock
-from captchad.supervisor.process import Child, fork_child, reap
+from captchad.supervisor.process import Child, reap
 from captchad.worker import caller, main
+from tests.support.fork import fork_child
 
 KEY = "k3y/of+the=account"
 NAME = "prov"
 PATIENCE_S = 30.0
+
+#: Submits that the worker runs at once, and as many polls.
+THREADS = 16
 
 
 class Request:
@@ -115,9 +119,10 @@ class Provider:
 class Rig:
     """One real worker and its two ends."""
 
-    def __init__(self, journal: Path, child: Child, provider: Provider, side: Path) -> None:
+    def __init__(self, journal: Path, child: Child, channel: Channel, provider: Provider, side: Path) -> None:
         self.journal = journal
         self.child = child
+        self.channel = channel
         self.provider = provider
         self.side = side
         self.messages: list[Message] = []
@@ -128,7 +133,7 @@ class Rig:
     # The parent's end.
 
     def tell(self, m: str, **fields: object) -> None:
-        self.child.channel.send({"m": m, **fields})
+        self.channel.send({"m": m, **fields})
 
     def configure(
         self,
@@ -166,7 +171,7 @@ class Rig:
 
     def leave(self) -> None:
         """Be gone, as a killed parent is."""
-        self.child.channel.close()
+        self.channel.close()
         self.left = True
         self.reading = False
 
@@ -181,16 +186,16 @@ class Rig:
             self.turn()
 
     def turn(self) -> None:
-        ends = [self.provider.fileno(), *([self.child.channel.fd] if self.reading else [])]
+        ends = [self.provider.fileno(), *([self.channel.fd] if self.reading else [])]
         if self.exit is None:
             ends.append(self.child.pidfd)
         ready = select.select(ends, [], [], 0.02)[0]
         self.provider.serve()
         if not self.left:
-            self.child.channel.flush()
-        if self.reading and self.child.channel.fd in ready:
-            self.messages += self.child.channel.receive()
-            self.reading = not self.child.channel.gone
+            self.channel.flush()
+        if self.reading and self.channel.fd in ready:
+            self.messages += self.channel.receive()
+            self.reading = not self.channel.gone
         if self.exit is None and self.child.pidfd in ready:
             self.exit = reap(self.child)
 
@@ -216,7 +221,14 @@ class Rig:
 
 
 @contextmanager
-def rig(tmp_path: Path, *, client: type | None = None, stack_fd: int = 2, configure: bool = True) -> Iterator[Rig]:
+def rig(
+    tmp_path: Path,
+    *,
+    client: type | None = None,
+    stack_fd: int = 2,
+    configure: bool = True,
+    threads: int = THREADS,
+) -> Iterator[Rig]:
     """A worker that has beaten once and has its configuration. `client` stands in for the provider's client."""
     journal = tmp_path / "journal"
     (journal / "workers").mkdir(parents=True)
@@ -227,10 +239,10 @@ def rig(tmp_path: Path, *, client: type | None = None, stack_fd: int = 2, config
         sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115 - for life
         if client is not None:
             caller.ProviderClient = client
-        main.run(channel_fd, journal, 3, 7, 0, SystemClock(), stack_fd=stack_fd)
+        main.run(channel_fd, journal, 3, 7, SystemClock(), threads=threads, stack_fd=stack_fd)
 
-    child = fork_child(body, keep=[stack_fd])
-    made = Rig(journal, child, provider, journal / "workers" / "3-7.jsonl")
+    child, channel = fork_child(body, keep=[stack_fd])
+    made = Rig(journal, child, channel, provider, journal / "workers" / "3-7.jsonl")
     try:
         made.until(lambda: made.got("beat"), "the first heartbeat")
         if configure:
@@ -242,5 +254,5 @@ def rig(tmp_path: Path, *, client: type | None = None, stack_fd: int = 2, config
             reap(child)
         os.close(child.pidfd)
         if not made.left:
-            child.channel.close()
+            channel.close()
         provider.close()

@@ -1,0 +1,253 @@
+"""`captchactl drain`: captchas that are paid for are waited for, nothing new is taken, the daemon stops."""
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captchad.cli.exits import Exit
+from tests.support.harness import Daemon, eventually
+from tests.support.sandbox import Sandbox
+
+SOLVE_S = 2.0
+SCENARIO = f"[solve]\nseconds = {SOLVE_S}\n"
+
+
+def tasks(name: str, number: int) -> list[dict[str, str]]:
+    return [
+        {"id": f"{name}{each}", "sitekey": f"{name}{each}", "pageurl": "https://example.com/"} for each in range(number)
+    ]
+
+
+def in_flight(daemon: Daemon, sandbox: Sandbox, number: int) -> None:
+    """Drop so many tasks and wait until each is recorded as submitted."""
+    created = sandbox.totals()["created"]
+    daemon.drop(tasks(f"d{created}-", number))
+    eventually(lambda: sandbox.totals()["created"] == created + number)
+    listed = ["list", "--state", "submitted", "--json"]
+    eventually(lambda: len(json.loads(daemon.ctl(*listed).stdout)["tasks"]) == number)
+
+
+def command(daemon: Daemon, *arguments: str) -> list[str]:
+    return [daemon.program("captchactl"), "--config", str(daemon.config_file), *arguments]
+
+
+def exit_status(daemon: Daemon, timeout: float = 0.5) -> int | None:
+    """Of the daemon. Whoever waited for its end finds it at once."""
+    eventually(lambda: not daemon.running, timeout)
+    return daemon.process.returncode if daemon.process else None
+
+
+def draining(daemon: Daemon) -> bool:
+    return daemon.status()["daemon"]["state"] == "draining"
+
+
+def eta(daemon: Daemon) -> dict[str, Any]:
+    done = daemon.ctl("drain", "--eta", "--json")
+    assert done.returncode == Exit.OK, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.timeout(60)
+def test_all_that_is_under_way_ends_and_nothing_new_is_taken(tmp_path: Path) -> None:
+    with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        in_flight(daemon, sandbox, 20)
+        with subprocess.Popen(command(daemon, "drain"), stdout=subprocess.PIPE, text=True) as drain:
+            eventually(lambda: draining(daemon))
+            daemon.drop(tasks("late", 5))
+            said, _ = drain.communicate(timeout=30)
+        assert drain.returncode == Exit.OK
+        assert said.startswith("draining: 20 captchas are under way; ")
+        assert said.endswith("\nthe daemon has stopped\n")
+        assert exit_status(daemon) == 0  # captchactl has waited for its end
+
+        results = daemon.results()
+        assert len(results) == 20
+        assert {result["status"] for result in results.values()} == {"solved"}
+        assert (sandbox.totals()["created"], sandbox.totals()["charges"]) == (20, 20)
+        assert [path.name for path in (daemon.spool_dir / "incoming").iterdir()] == ["batch-2.jsonl"]
+
+        daemon.start()
+        assert len(daemon.wait_results(25)) == 25
+        assert sandbox.totals()["charges"] == 25
+
+
+@pytest.mark.timeout(60)
+def test_tasks_that_were_accepted_and_not_submitted_wait_for_the_next_start(tmp_path: Path) -> None:
+    overrides = {"provider": {"max_in_flight": 3}}
+    with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
+        daemon.drop(tasks("d", 5))
+        eventually(lambda: sandbox.totals()["created"] == 3 and daemon.status()["queue"]["pending"] == 2)
+        assert daemon.ctl("drain").returncode == Exit.OK
+        assert len(daemon.results()) == sandbox.totals()["created"] == 3
+        daemon.start()
+        assert len(daemon.wait_results(5)) == 5
+        assert sandbox.totals()["charges"] == 5
+
+
+@pytest.mark.timeout(60)
+def test_answers_that_cannot_be_delivered_are_waited_for_too(tmp_path: Path) -> None:
+    with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        in_flight(daemon, sandbox, 3)
+        results, away = daemon.spool_dir / "results", daemon.spool_dir / "away"
+        results.rename(away)
+        assert daemon.ctl("drain", "--no-wait").returncode == Exit.OK
+        eventually(lambda: eta(daemon)["in_flight"] == 0)
+        assert eta(daemon)["undelivered"] == 3
+        assert daemon.ctl("drain", "--eta").stdout.startswith("nothing is under way; 3 results wait to be delivered\n")
+        away.rename(results)
+        assert exit_status(daemon, 20.0) == 0
+        assert len(daemon.results()) == 3
+
+
+@pytest.mark.timeout(60)
+def test_with_nothing_under_way_it_stops_at_once(tmp_path: Path) -> None:
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        assert eta(daemon) | {"pid": 0} == {
+            "schema": 1, "pid": 0, "state": "running", "in_flight": 0, "undelivered": 0, "half_s": 0.0, "most_s": 0.0,
+            "latest_s": 0.0, "stop_s": 10.0, "known": True,
+        }  # fmt: skip
+        done = daemon.ctl("drain", "--json")
+        assert (done.returncode, json.loads(done.stdout)["in_flight"]) == (Exit.OK, 0)
+        assert exit_status(daemon) == 0
+        assert daemon.ctl("drain").returncode == Exit.NOT_RUNNING
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_leaves_the_drain_going_on(tmp_path: Path) -> None:
+    with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        in_flight(daemon, sandbox, 3)
+        drain = subprocess.Popen(command(daemon, "drain"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with drain:
+            eventually(lambda: draining(daemon))
+            assert drain.stdout is not None
+            drain.stdout.readline()
+            drain.send_signal(signal.SIGINT)
+            _, errors = drain.communicate(timeout=30)
+        assert (drain.returncode, errors.startswith("captchactl: the drain goes on; ")) == (Exit.INTERRUPTED, True)
+        assert daemon.running
+        assert daemon.ctl("drain").returncode == Exit.OK  # asked again it waits for the same drain
+        assert (len(daemon.results()), sandbox.totals()["charges"]) == (3, 3)
+        assert daemon.log().count("nothing new is taken") == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_stop_meanwhile_waits_for_no_captcha_and_the_next_start_polls_it(tmp_path: Path) -> None:
+    with Sandbox(scenario="[solve]\nseconds = 8.0\n") as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        in_flight(daemon, sandbox, 4)
+        drain = subprocess.Popen(command(daemon, "drain"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with drain:
+            eventually(lambda: draining(daemon))
+            assert daemon.stop(timeout=5.0) == 0
+            _, errors = drain.communicate(timeout=30)
+        assert drain.returncode == Exit.FAILED
+        assert "stopped before all had ended: 4 captchas are left" in errors
+        assert "SIGTERM: draining" in daemon.log()
+        assert "is killed" not in daemon.log()
+        assert daemon.results() == {}
+        daemon.start()
+        assert len(daemon.wait_results(4)) == 4
+        assert sandbox.totals()["charges"] == 4
+
+
+@pytest.mark.timeout(60)
+def test_the_second_stop_kills_as_ever(tmp_path: Path) -> None:
+    hang = '[solve]\nseconds = 0.2\n[[rule]]\nmatch = { sitekey = "hang" }\nfault = "hang"\n'
+    overrides = {"provider": {"submit_s": 60.0}, "supervision": {"drain_s": 60.0, "stall_s": 100.0}}
+    with Sandbox(scenario=hang) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
+        daemon.drop([{"id": "h", "sitekey": "hang", "pageurl": "https://example.com/"}])
+        eventually(lambda: sandbox.totals()["faults"].get("hang"))
+        assert daemon.ctl("drain", "--no-wait").returncode == Exit.OK
+        os.kill(daemon.pid, signal.SIGTERM)
+        eventually(lambda: "SIGTERM: draining" in daemon.log())
+        assert daemon.running
+        assert daemon.stop(timeout=5.0) == 0
+        assert "SIGTERM again: what has not ended is killed" in daemon.log()
+
+
+@pytest.mark.timeout(60)
+def test_a_daemon_that_dies_in_a_drain_is_no_success(tmp_path: Path) -> None:
+    with Sandbox(scenario="[solve]\nseconds = 30.0\n") as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        in_flight(daemon, sandbox, 1)
+        with subprocess.Popen(command(daemon, "drain"), stderr=subprocess.PIPE, text=True) as drain:
+            eventually(lambda: draining(daemon))
+            daemon.kill()
+            _, errors = drain.communicate(timeout=30)
+        assert drain.returncode == Exit.FAILED
+        assert "the daemon died before all had ended" in errors
+
+
+@pytest.mark.timeout(60)
+def test_on_a_terminal_it_shows_how_far_it_is(tmp_path: Path) -> None:
+    with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox) as daemon:
+        in_flight(daemon, sandbox, 2)
+        master, slave = pty.openpty()
+        with subprocess.Popen(command(daemon, "drain"), stdout=slave, stderr=slave) as drain:
+            os.close(slave)
+            said = ""
+            while drain.poll() is None or "stopped" not in said:
+                try:
+                    said += os.read(master, 4096).decode()
+                except OSError:  # the other side is closed
+                    break
+        os.close(master)
+        assert drain.wait(10.0) == Exit.OK
+        lines = said.split("\r\n")
+        assert sum(line.startswith("2 captchas are under way; all have ended in ") for line in lines) >= 2
+        assert lines[-2] == "the daemon has stopped"
+
+
+@pytest.mark.timeout(60)
+def test_systemd_is_told_how_many_are_waited_for_and_of_the_stop_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.setblocking(False)
+        heard: list[str] = []
+
+        def listen() -> list[str]:
+            while True:
+                try:
+                    heard.append(listener.recv(8192).decode())
+                except BlockingIOError:
+                    return heard
+
+        environ = {"NOTIFY_SOCKET": str(path)}
+        with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox, environ=environ) as daemon:
+            in_flight(daemon, sandbox, 3)
+            listen()
+            assert daemon.ctl("drain", "--no-wait").returncode == Exit.OK
+            begun = len(heard)
+            eventually(lambda: "STOPPING=1" in listen(), timeout=20.0)
+            meanwhile = heard[begun : heard.index("STOPPING=1")]
+            assert any(each.startswith("STATUS=draining: waits for 3 captchas; ") for each in meanwhile), heard
+            assert not [each for each in meanwhile if each.startswith("EXTEND_TIMEOUT")]
+            assert exit_status(daemon, 10.0) == 0
+
+
+@pytest.mark.timeout(90)
+def test_the_forecast_comes_from_solve_times_and_time_outs(tmp_path: Path) -> None:
+    overrides = {"provider": {"timeout_s": 40.0}}
+    with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
+        in_flight(daemon, sandbox, 5)
+        unknown = eta(daemon)
+        assert (unknown["in_flight"], unknown["known"]) == (5, False)
+        assert unknown["half_s"] == pytest.approx(unknown["latest_s"], abs=0.2)
+        assert "solve times are not known" in daemon.ctl("drain", "--eta").stdout
+        daemon.drop(tasks("more", 30))
+        daemon.wait_results(35)
+
+        in_flight(daemon, sandbox, 5)
+        found = eta(daemon)
+        assert (found["in_flight"], found["known"], found["state"]) == (5, True, "running")
+        assert 0.5 < found["half_s"] <= found["most_s"] < SOLVE_S + 1.5
+        assert 38.0 < found["latest_s"] <= 40.0
+        assert found["stop_s"] == 10.0
+        assert len(daemon.wait_results(40)) == 40  # it changes nothing

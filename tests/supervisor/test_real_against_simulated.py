@@ -1,0 +1,33 @@
+"""The same scenarios with real processes and on the simulated machine: the same decisions, for the same reasons."""
+
+import multiprocessing
+from collections.abc import Iterator
+from multiprocessing.pool import AsyncResult
+
+import pytest
+
+from tests.supervisor.scenarios import SCENARIOS, Entry, play_for_real, play_simulated
+
+#: Played at once: each one mostly waits.
+AT_ONCE = 4
+
+Played = dict[str, "AsyncResult[list[Entry]]"]
+
+
+@pytest.fixture(scope="module")
+def played() -> Iterator[Played]:
+    """All of them, each in a process of its own, for its workers become the children of it."""
+    with multiprocessing.get_context("fork").Pool(AT_ONCE, maxtasksperchild=1) as pool:
+        yield {name: pool.apply_async(play_for_real, [scenario]) for name, scenario in SCENARIOS.items()}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_real_processes_are_treated_as_simulated_ones(name: str, played: Played) -> None:
+    assert played[name].get(timeout=100.0) == play_simulated(SCENARIOS[name])
+
+
+def test_every_scenario_but_the_harmless_one_needs_a_decision() -> None:
+    for name, scenario in SCENARIOS.items():
+        decided = [entry for entry in play_simulated(scenario) if entry[0] != "start"]
+        assert bool(decided) == (name != "slow calls"), name
