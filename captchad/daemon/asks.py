@@ -14,7 +14,7 @@ from captchad.ipc.channel import Message
 from captchad.model.clock import Clock
 from captchad.model.states import Category
 from captchad.queue.task import WorkerKey
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 
 #: One deadline over a question: the wait for a thread, name, connection, TLS and body.
 ASK_S = 20.0

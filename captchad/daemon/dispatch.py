@@ -31,7 +31,7 @@ from captchad.provider.resolver import STARVED
 from captchad.queue.lines import Takes
 from captchad.queue.queue import Queue
 from captchad.queue.task import Captcha, Task, WorkerKey
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 
 #: Orders a turn: a slice, so that a long queue does not hold up heartbeats.
 ORDERS_A_TURN = 128
@@ -63,7 +63,7 @@ class _Load:
 
 
 class Dispatcher:
-    """Implements `captchad.supervisor.crew.Duties`."""
+    """Implements `captchad.supervisor.worker.Duties`."""
 
     def __init__(
         self,

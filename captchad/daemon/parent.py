@@ -34,7 +34,7 @@ from captchad.daemon.space import low_space
 from captchad.daemon.status import Reporter, write_status_file
 from captchad.daemon.verbs import Verbs
 from captchad.ipc.channel import Message
-from captchad.ipc.loop import Loop, next_beat
+from captchad.ipc.loop import Loop, Timer, next_beat
 from captchad.journal.sidefile import remove_side_files, side_files
 from captchad.journal.store import Journal
 from captchad.model.clock import Clock
@@ -95,6 +95,7 @@ class Parent:
         self._rng = rng
         self._signals: list[int] = []
         self._announced_down = ""
+        self._journal_retry: Timer | None = None  # of a journal that is down
         self._status_file_failed = False
         self._drain_until = 0.0
         self._memory = Memory()
@@ -156,7 +157,7 @@ class Parent:
             self.clock,
             self._rng,
             self.dispatcher,
-            Office(self.queue, self.notify, self.clock, self._note_journal),
+            Office(self.queue, self.notify, self.clock, self._note_journal, self._retry_is_ahead),
             self.template,
             self._worker_order,
             self.log,
@@ -433,8 +434,11 @@ class Parent:
         if self.queue.down_reason and not self._announced_down:
             self._announced_down = self.queue.down_reason
             self.log.error(f"journal down: {self.queue.down_reason}; intake and submits stop, captchas are polled on")
-            self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
+            self._journal_retry = self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
             self._publish_status()
+
+    def _retry_is_ahead(self) -> bool:
+        return self._journal_retry is not None and self._journal_retry.callback is not None
 
     def _retry_journal(self) -> None:
         if self.queue.recover():
@@ -442,7 +446,7 @@ class Parent:
             self.log.info("journal up again, on a fresh segment")
             self._publish_status()
         else:
-            self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
+            self._journal_retry = self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
 
     # ---------------------------------------------------------------- systemd
 

@@ -19,7 +19,7 @@ from captchad.policy.breaker import state_word
 from captchad.policy.degradation import Mode, error_rate
 from captchad.policy.spend import ALL
 from captchad.supervisor.core.view import Seat
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 
 Metric = list[Any]  # [name, type, help, [[labels, value], ...]]
 
@@ -330,7 +330,7 @@ class Reporter:
                 "captchad_worker_deaths_total",
                 "counter",
                 "Workers that died, by cause.",
-                [[{"reason": reason}, count] for reason, count in sorted(parent.crew.count.deaths.items())],
+                [[{"reason": reason}, count] for reason, count in sorted(parent.crew.chronicle.deaths.items())],
             ],
             [
                 "captchad_worker_actions_total",
@@ -338,7 +338,7 @@ class Reporter:
                 "What was done about workers, by what and why.",
                 [
                     [{"action": action, "reason": reason}, count]
-                    for (action, reason), count in sorted(parent.crew.count.actions.items())
+                    for (action, reason), count in sorted(parent.crew.chronicle.actions.items())
                 ],
             ],
             _single("captchad_workers_target", "gauge", "Workers that are wanted.", parent.crew.view.target),

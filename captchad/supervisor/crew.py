@@ -5,7 +5,7 @@ The crew knows processes, not tasks: what a worker says about tasks goes to `Dut
 pipe has been read dry. Every action and every death is logged with its reason, and told to the `Office`.
 """
 
-__all__ = ["Crew", "Duties", "Office", "Worker"]
+__all__ = ["Crew"]
 
 import errno
 import logging
@@ -14,15 +14,14 @@ import multiprocessing
 import os
 import random
 import signal
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from captchad.ipc.channel import Channel, Message
 from captchad.ipc.loop import Loop, Timer
 from captchad.model.clock import Clock
 from captchad.model.errors import FixInput
+from captchad.supervisor.chronicle import Chronicle, how, place
 from captchad.supervisor.core import events
 from captchad.supervisor.core.actions import (
     Abandon,
@@ -37,24 +36,21 @@ from captchad.supervisor.core.actions import (
     Scale,
     Start,
     Withhold,
-    verb,
 )
 from captchad.supervisor.core.decide import UNDYING_S, decide, next_due
-from captchad.supervisor.core.events import Death, End
+from captchad.supervisor.core.events import End
 from captchad.supervisor.core.restart import SHORT_LIFE_S
 from captchad.supervisor.core.states import FAULTS, STALLS, Reason, WorkerState
 from captchad.supervisor.core.view import Beat, Seat, Settings, View, Vital
 from captchad.supervisor.process import Child, reap, send_signal
 from captchad.supervisor.template import Template
+from captchad.supervisor.worker import Duties, Office, Worker
 
 #: Rounds of decisions in one look. Each leaves less to be done, so that a few always do.
 ROUNDS = 64
 
 #: A worker whose pipe is closed is given so long to be dead.
 CLOSED_S = 1.0
-
-#: Tasks that the record of a death names.
-TASKS_SAID = 20
 
 #: No template is made sooner after the one before it.
 RENEW_S = 1.0
@@ -66,91 +62,6 @@ _SIGNS = {
     errno.EAGAIN: Reason.PROCESSES,
     errno.ENOMEM: Reason.PROCESSES,
 }
-
-_WORDS = {
-    WorkerState.FORKING: "booting",
-    WorkerState.BOOTING: "booting",
-    WorkerState.DRAINING: "draining",
-    WorkerState.CONDEMNED: "stalled",
-    WorkerState.KILLED: "stalled",
-}
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One worker process. (epoch, number) is its name for ever. It has no child while it is being forked."""
-
-    vital: Vital
-    epoch: int
-    slot: int  # the seat, also after it has left it; negative in reserve
-    threads: int  # for submits, and as many for polls
-    channel: Channel
-    child: Child | None = None
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return (self.epoch, self.vital.number)
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid if self.child else 0
-
-    @property
-    def state(self) -> str:
-        """For people: `booting`, `running`, `standby`, `draining` or `stalled`."""
-        return _WORDS.get(self.vital.state) or ("running" if self.vital.usable else "standby")
-
-    @property
-    def usable(self) -> bool:
-        """Whether it may be given work."""
-        return self.vital.usable and not self.channel.gone
-
-    def send(self, *messages: Message) -> None:
-        """Queue messages for it. What its pipe does not take now leaves with a later turn."""
-        self.channel.send(*messages)
-
-
-class Duties(Protocol):
-    """Who the crew reports to."""
-
-    def on_boot(self, worker: Worker) -> None:
-        """Its first heartbeat came, in a seat or in reserve."""
-
-    def on_ready(self, worker: Worker) -> None:
-        """It has beaten and has a seat: it may be given work."""
-
-    def on_message(self, worker: Worker, message: Message) -> None:
-        """Anything but a heartbeat."""
-
-    def on_retire(self, worker: Worker) -> None:
-        """It is about to drain, or is given up: take its captchas away."""
-
-    def on_death(self, worker: Worker, kind: str) -> list[str]:
-        """It is dead and its pipe was read dry. `kind` is `exit`, `crash` or `stall`. Returns the tasks it executed."""
-
-    def on_limit(self, share: float) -> None:
-        """Workers may use that share of their threads."""
-
-
-class Office(Protocol):
-    """Who keeps the books, and speaks with systemd."""
-
-    def write(self, fields: dict[str, Any]) -> None:
-        """Record an action that was carried out, or a death."""
-
-    def journal_lives(self) -> bool:
-        """Have the journal show that it takes a write; also True while it is down with its next try ahead."""
-
-    def ping(self) -> None:
-        """Tell systemd that all is well."""
-
-
-@dataclass(slots=True)
-class _Count:
-    """What has been done, for the metrics."""
-
-    actions: Counter[tuple[str, str]] = field(default_factory=Counter)  # (what, reason)
-    deaths: Counter[str] = field(default_factory=Counter)
 
 
 class Crew:
@@ -176,7 +87,7 @@ class Crew:
         self.view = View(settings, settings.workers)
         self.epoch = 0
         self.threads = 1
-        self.count = _Count()
+        self.chronicle = Chronicle(office, log)
         self.beats_read = 0  # reads of pipes that brought a heartbeat and nothing else
         self._loop = loop
         self._clock = clock
@@ -238,7 +149,7 @@ class Crew:
 
     def start(self, epoch: int) -> None:
         """Fork all workers. The epoch is committed already: no number of it was ever used before."""
-        self.epoch = epoch
+        self.epoch = self.chronicle.epoch = epoch
         self._watch_template()
         events.rescale(self.view, self.view.target, Reason.START, self._clock.monotonic())
         self.look()
@@ -254,7 +165,11 @@ class Crew:
         before = self.view.target
         events.renew(self.view, settings, self._clock.monotonic(), replace_all=replace_all)
         if self.view.target != before:
-            self._note_scale(Scale(self.view.target, Reason.RELOAD))
+            self.chronicle.act(
+                Scale(self.view.target, Reason.RELOAD),
+                f"{self.view.target} workers from now on",
+                seats=self.view.target,
+            )
         self.look_soon()
 
     def rescale(self, target: int) -> None:
@@ -339,51 +254,28 @@ class Crew:
                 self._kill(self._workers[action.number], action.reason)
             case Abandon():
                 worker = self._workers[action.number]
-                self._note(action, worker, "does not die of SIGKILL: it hangs in the kernel; others take its place")
+                self.chronicle.act(
+                    action, "does not die of SIGKILL: it hangs in the kernel; others take its place", worker
+                )
                 self._duties.on_retire(worker)
             case Refork():
-                self._note(action, None, "the template does not answer: it is replaced")
+                self.chronicle.act(action, "the template does not answer: it is replaced")
                 self._renew_template()
             case Scale():
-                self._note_scale(action)
+                self.chronicle.act(action, f"{action.target} workers from now on", seats=action.target)
             case Limit():
-                self._note(action, None, f"workers use {action.share:.0%} of their threads", share=action.share)
+                self.chronicle.act(action, f"workers use {action.share:.0%} of their threads", share=action.share)
                 self._duties.on_limit(action.share)
             case Ping():
                 self._office.ping()
             case Withhold() if action.reason is not withheld:
-                self._note(action, None, "systemd is not told that all is well")
-
-    def _note_scale(self, action: Scale) -> None:
-        self._note(action, None, f"{action.target} workers from now on", seats=action.target)
-
-    def _note(self, action: Action, worker: Worker | None, text: str, **more: Any) -> None:
-        """Log an action, count it, and have it recorded."""
-        what = verb(action)
-        self.count.actions[what, str(action.reason)] += 1
-        grave = isinstance(action, Condemn | Kill | Abandon | Refork | Withhold) or action.reason in FAULTS
-        if isinstance(action, Limit):
-            grave = action.reason is not Reason.RECOVERED
-        name = "" if worker is None else f"worker {_place(worker.slot)} (pid {worker.pid or '-'}): "
-        self._log.log(logging.WARNING if grave else logging.INFO, f"{name}{text} [{what} {action.reason}]")
-        who = {} if worker is None else {"seat": worker.slot, "w": worker.vital.number, "pid": worker.pid}
-        self._write({"do": what, "why": str(action.reason), **who, **more})
-
-    def _tell(self, what: str, reason: Reason, text: str, **more: Any) -> None:
-        """As `_note`, of what happened."""
-        self.count.actions[what, str(reason)] += 1
-        self._log.warning(f"{text} [{what} {reason}]")
-        self._write({"do": what, "why": str(reason), **more})
-
-    def _write(self, fields: dict[str, Any]) -> None:
-        # A number alone is a name for as long as the daemon runs.
-        self._office.write({**fields, "e": self.epoch} if "w" in fields else fields)
+                self.chronicle.act(action, "systemd is not told that all is well")
 
     # ---------------------------------------------------------------- what is done
 
     def _start(self, vital: Vital, reason: Reason) -> None:
         number, seat = vital.number, vital.seat or 0
-        self._note(Start(seat, reason), None, f"worker {_place(seat)} is started", seat=seat, w=number)
+        self.chronicle.act(Start(seat, reason), f"worker {place(seat)} is started", seat=seat, w=number)
         try:
             ours, theirs = multiprocessing.Pipe()
             with ours, theirs:
@@ -419,7 +311,9 @@ class Crew:
         self._drop_unforked(number)
         vital = self.view.vitals.get(number)
         if vital is not None:
-            self._tell("fork", Reason.FORK_FAILED, f"cannot fork a worker: {error.strerror}", seat=vital.seat, w=number)
+            self.chronicle.tell(
+                "fork", Reason.FORK_FAILED, f"cannot fork a worker: {error.strerror}", seat=vital.seat, w=number
+            )
             sign = _SIGNS.get(error.errno or 0)
             events.fork_failed(self.view, number, self._clock.monotonic(), self._rng.random(), sign)
             self.look_soon()
@@ -432,11 +326,11 @@ class Crew:
     def _move(self, worker: Worker, action: Move, sat: int | None) -> None:
         worker.slot = action.seat
         before = "" if sat is None else f", in place of pid {self._workers[sat].pid}"
-        self._note(action, worker, f"takes the seat{before}")
+        self.chronicle.act(action, f"takes the seat{before}", worker)
         self._duties.on_ready(worker)
 
     def _retire(self, worker: Worker, reason: Reason) -> None:
-        self._note(Retire(worker.vital.number, reason), worker, "is to finish and go")
+        self.chronicle.act(Retire(worker.vital.number, reason), "is to finish and go", worker)
         self._duties.on_retire(worker)
         worker.send({"m": "drain"})
 
@@ -445,12 +339,12 @@ class Crew:
         silent_s = now - (vital.last_beat_at or vital.born_at)
         what = "every call is beyond its time-out" if reason is Reason.WEDGED else f"no heartbeat for {silent_s:.1f} s"
         said = f"phase {vital.beat.phase}, in flight {vital.beat.in_flight}"
-        self._note(Condemn(vital.number, reason), worker, f"{what} ({said}); its stack follows")
+        self.chronicle.act(Condemn(vital.number, reason), f"{what} ({said}); its stack follows", worker)
         self._signal(worker, signal.SIGUSR2)
         self._signal(worker, signal.SIGCONT)  # a stopped process writes no stack
 
     def _kill(self, worker: Worker, reason: Reason) -> None:
-        self._note(Kill(worker.vital.number, reason), worker, "killed")
+        self.chronicle.act(Kill(worker.vital.number, reason), "killed", worker)
         self._signal(worker, signal.SIGKILL)
 
     @staticmethod
@@ -478,7 +372,7 @@ class Crew:
         self._loop.unwatch(self._template.fd)
         self._loop.unwatch(self._template.child.pidfd)
         code = self._template.bury()
-        self._tell("template", Reason.TEMPLATE_DIED, f"the template ended ({_how(code)}); another one is made")
+        self.chronicle.tell("template", Reason.TEMPLATE_DIED, f"the template ended ({how(code)}); another one is made")
         self.look_soon()
         # One that cannot live must not be made again and again at once.
         self._loop.call_at(max(now, self._made_at + RENEW_S), self._make_template)
@@ -555,7 +449,7 @@ class Crew:
         death = events.died(self.view, worker.vital.number, end, self._clock.monotonic(), self._rng.random())
         kind = "stall" if death.reason in STALLS else "crash" if death.reason in FAULTS else "exit"
         tasks = self._duties.on_death(worker, kind)
-        self._note_death(worker, death, code, tasks)
+        self.chronicle.died(worker, death, code, tasks)
         self.look_soon()
 
     def _forget(self, worker: Worker) -> None:
@@ -566,28 +460,6 @@ class Crew:
         if worker.child is not None:
             self._loop.unwatch(worker.child.pidfd)
             worker.child.close()
-
-    def _note_death(self, worker: Worker, death: Death, code: int, tasks: list[str]) -> None:
-        self.count.deaths[str(death.reason)] += 1
-        beat = worker.vital.beat
-        level = logging.WARNING if death.reason in FAULTS else logging.INFO
-        then = f"; replaced in {death.delay_s:.1f} s" if death.delay_s > 0 else ""
-        self._log.log(
-            level,
-            f"worker {_place(worker.slot)} (pid {worker.pid}) died after {death.lived_s:.1f} s: {_how(code)}{then}"
-            f" [death {death.reason}]",
-        )
-        fields = {"do": "death", "why": str(death.reason), "seat": worker.slot, "pid": worker.pid}
-        said = {"phase": beat.phase, "in_flight": beat.in_flight, "rss": beat.rss_bytes, "tasks": tasks[:TASKS_SAID]}
-        self._write({**fields, "w": death.number, "code": code, "lived": round(death.lived_s, 3), **said})
-
-
-def _place(seat: int) -> str:
-    return str(seat) if seat >= 0 else "in reserve"
-
-
-def _how(code: int) -> str:
-    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def _beat(message: Message) -> Beat:

@@ -76,7 +76,7 @@ class Parent:
             lambda key: None,
             _log,
         )
-        self.office = Office(self.queue, Notify({}, clock, 1), clock, lambda: None)
+        self.office = Office(self.queue, Notify({}, clock, 1), clock, lambda: None, lambda: True)
         self.orphans = Orphans(directory, self.queue, self.dispatcher.outcome, self._remove_side_file, _log)
         self.epoch = 0
 

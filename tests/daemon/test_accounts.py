@@ -8,7 +8,7 @@ import pytest
 from captchad.daemon.accounts import ASK_EVERY_S, BUSY_S, TRIAL_S
 from captchad.daemon.asks import ASK_S, GRACE_S
 from captchad.policy.breaker import state_word
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import Bench, let_go
 
 

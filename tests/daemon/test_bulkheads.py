@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import PROVIDER, THREADS, Bench
 
 HANGS = replace(PROVIDER, name="hangs", priority=1)

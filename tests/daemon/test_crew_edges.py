@@ -19,9 +19,10 @@ from captchad.model.clock import SystemClock
 from captchad.supervisor.core import decide
 from captchad.supervisor.core.states import Reason, SeatState, WorkerState
 from captchad.supervisor.core.view import Settings
-from captchad.supervisor.crew import Crew, Worker
+from captchad.supervisor.crew import Crew
 from captchad.supervisor.process import become_subreaper, reap, reap_strangers, send_signal
 from captchad.supervisor.template import Template
+from captchad.supervisor.worker import Worker
 from tests.support.template import BEAT, MODULE, body
 
 PATIENCE_S = 20.0

@@ -8,7 +8,7 @@ import pytest
 
 from captchad.model.states import State
 from captchad.queue.queue import STEADY_S
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
 

@@ -18,8 +18,8 @@ from captchad.policy.retry import RetrySettings
 from captchad.queue.queue import Queue, QueueSettings
 from captchad.supervisor.core.states import WorkerState
 from captchad.supervisor.core.view import Vital
-from captchad.supervisor.crew import Worker
 from captchad.supervisor.process import Child
+from captchad.supervisor.worker import Worker
 from tests.support.clock import FakeClock
 
 PROVIDER = ProviderSettings(

@@ -27,7 +27,7 @@ from captchad.policy.breaker import BreakerSettings
 from captchad.policy.retry import RetrySettings
 from captchad.queue.queue import Queue, QueueSettings
 from captchad.queue.view import View
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.support.clock import FakeClock
 
 SEEDS = 15

@@ -7,7 +7,7 @@ import pytest
 
 from captchad.daemon.providers import RECENT_ENDS
 from captchad.policy.degradation import FEWEST_FAILURES, RATE_WINDOW_S, error_rate
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import Bench
 
 

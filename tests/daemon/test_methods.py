@@ -8,7 +8,7 @@ import pytest
 
 from captchad.model.states import State
 from captchad.queue.lines import ASIDE_AT_ONCE
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import PROVIDER, Bench
 
 MOST = replace(PROVIDER, name="most", methods=frozenset({"userrecaptcha", "hcaptcha"}))

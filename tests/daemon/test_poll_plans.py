@@ -8,7 +8,7 @@ import pytest
 
 from captchad.daemon.poll_plans import KEPT, PollPlans
 from captchad.ipc.channel import Message
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
 

@@ -10,7 +10,7 @@ import pytest
 from captchad.daemon.retry_budget import RetryBudget
 from captchad.model.states import State
 from captchad.policy.retry import FEWEST_RETRIES, RETRY_WINDOW_S
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import Bench
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from captchad.model.states import State
-from captchad.supervisor.crew import Worker
+from captchad.supervisor.worker import Worker
 from tests.daemon.test_dispatch import PROVIDER, Bench
 
 

@@ -23,9 +23,10 @@ from captchad.supervisor.core import events
 from captchad.supervisor.core.actions import Scale
 from captchad.supervisor.core.states import Reason
 from captchad.supervisor.core.view import Settings
-from captchad.supervisor.crew import Crew, Worker
+from captchad.supervisor.crew import Crew
 from captchad.supervisor.process import become_subreaper, reap_strangers
 from captchad.supervisor.template import Template
+from captchad.supervisor.worker import Worker
 from tests.supervisor import puppet
 from tests.supervisor.simulator import Broken, Fate, Machine
 
