@@ -129,7 +129,7 @@ def test_a_stopped_worker_that_is_not_replaced_is_found_once(place):
 
 
 def test_one_that_fails_is_given_up_and_the_others_are_measured(place):
-    scale = Scale(kills=0, stalls=0, never_s=1.0, idle_s=0.1, boot_s=0.5, settle_s=0.0)
+    scale = Scale(kills=0, stalls=0, never_s=1.0, idle_s=0.1, boot_s=0.5, spread_s=0.0, settle_s=0.0)
     results = measure(place, [Absent, Careful], scale, lambda text: None)
     assert list(results.failures) == ["absent"]
     assert "has no workers" in results.failures["absent"]

@@ -33,16 +33,16 @@ from tests.support.sandbox import Sandbox
 WORKERS = 8
 
 SCALES = {
-    "full": Scale(kills=32, stalls=3, never_s=15.0, idle_s=60.0, boot_s=60.0, settle_s=3.0),
-    "quick": Scale(kills=8, stalls=1, never_s=8.0, idle_s=10.0, boot_s=10.0, settle_s=1.0),
-    "tiny": Scale(kills=2, stalls=1, never_s=30.0, idle_s=2.5, boot_s=1.0, settle_s=0.0),
+    "full": Scale(kills=32, stalls=3, never_s=15.0, idle_s=60.0, boot_s=60.0, spread_s=5.0, settle_s=3.0),
+    "quick": Scale(kills=8, stalls=1, never_s=8.0, idle_s=10.0, boot_s=10.0, spread_s=5.0, settle_s=1.0),
+    "tiny": Scale(kills=2, stalls=1, never_s=30.0, idle_s=2.5, boot_s=1.0, spread_s=0.0, settle_s=0.0),
 }
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.supervisors")
     parser.add_argument("--scale", choices=list(SCALES), default="full", help="how much of everything (default: full)")
-    parser.add_argument("--quick", dest="scale", action="store_const", const="quick", help="two minutes: --scale quick")
+    parser.add_argument("--quick", dest="scale", action="store_const", const="quick", help="three minutes")
     parser.add_argument("--only", help=f"these contenders, with commas between: {', '.join(CONTENDERS)}")
     parser.add_argument("--no-install", action="store_true", help="install nothing, run all with this Python")
     parser.add_argument("--json", type=Path, help="write every measurement there, too")

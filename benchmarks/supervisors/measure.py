@@ -27,9 +27,6 @@ _KILL_LIMIT_S = 30.0
 #: longer than any of them calls a short life, and cotyledon does not find that it forks too often (9 in 8 s).
 SPACING_S = 1.2
 
-#: At random up to this before each kill, so that nobody's own timer always falls at the same place.
-_SPREAD_S = 0.6
-
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -40,6 +37,7 @@ class Scale:
     never_s: float  # a stopped worker that is not replaced by then is never replaced
     idle_s: float
     boot_s: float
+    spread_s: float  # at random up to this before each round: see `_Run.pause`
     settle_s: float  # between the start of a contender and the first look at its memory, or the first kill
 
 
@@ -91,11 +89,11 @@ class Watched:
         pids, since, before = self._idle
         self._figures.idle_percent = (cpu_s(pids) - before) / (time.monotonic() - since) * 100
 
-    def kill_one(self, pause_s: float = 0.0) -> None:
-        """Kill the worker that has lived longest, and wait for the next one. `pause_s` passes before, unasked."""
+    def kill_one(self) -> None:
+        """Kill the worker that has lived longest, and wait for the next one."""
         time.sleep(max(0.0, self._next_kill - time.monotonic()))  # the pace: see SPACING_S
         self.check_siblings()
-        time.sleep(pause_s)  # the pace: see _SPREAD_S; and what the question has cost is over by then
+        time.sleep(_LOOK_S)  # the pace: what the question has cost is over by then
         taken = self._replaced_after(signal.SIGKILL, _KILL_LIMIT_S)
         self._next_kill = time.monotonic() + SPACING_S
         if taken is None:
@@ -203,9 +201,10 @@ class _Run:
         self._idle(watched)
         for number in range(self.scale.kills):
             self.say(f"kill {number + 1} of {self.scale.kills}")
+            self.pause()
             self.results.reference_s += bare_forks(1)
             for each in _rotated(watched, number):
-                self._attempt(each.contender.title, partial(each.kill_one, self.rng.uniform(0.0, _SPREAD_S)))
+                self._attempt(each.contender.title, each.kill_one)
         for each in watched:
             self._attempt(each.contender.title, each.check_siblings)
 
@@ -220,9 +219,17 @@ class _Run:
     def stalls(self, watched: Sequence[Watched]) -> None:
         for number in range(self.scale.stalls):
             self.say(f"stall {number + 1} of {self.scale.stalls}")
+            self.pause()
             for each in _rotated(watched, number):
-                time.sleep(self.rng.uniform(0.0, _SPREAD_S))  # the pace: see _SPREAD_S
                 self._attempt(each.contender.title, partial(each.stop_one, self.scale.never_s))
+
+    def pause(self) -> None:
+        """Keep the kills from falling always at the same place of a contender's own timer.
+
+        circus looks every 5 s, and what it finds then ends a turn: without a pause the next turn begins as long after
+        that look each time, and of its delays only a part would be seen.
+        """
+        time.sleep(self.rng.uniform(0.0, self.scale.spread_s))
 
     def boots(self, contender: Contender, figures: Figures) -> None:
         eventually(lambda: contender.starts() > 0, _KILL_LIMIT_S, every=_LOOK_S)
