@@ -23,6 +23,8 @@ from pathlib import Path
 
 import captchad
 from benchmarks.environment import absent_packages, bench_python, install_packages, package_versions
+from benchmarks.supervisors.captchad_daemon import CaptchadDaemon
+from benchmarks.supervisors.captchad_deep import CaptchadDeep
 from benchmarks.supervisors.contender import Contender, Place
 from benchmarks.supervisors.contenders import CONTENDERS, PACKAGES
 from benchmarks.supervisors.measure import Results, Scale, measure
@@ -33,9 +35,9 @@ from tests.support.sandbox import Sandbox
 WORKERS = 8
 
 SCALES = {
-    "full": Scale(kills=32, stalls=3, never_s=15.0, idle_s=60.0, boot_s=60.0, spread_s=5.0, settle_s=3.0),
-    "quick": Scale(kills=8, stalls=1, never_s=8.0, idle_s=10.0, boot_s=10.0, spread_s=5.0, settle_s=1.0),
-    "tiny": Scale(kills=2, stalls=1, never_s=30.0, idle_s=2.5, boot_s=1.0, spread_s=0.0, settle_s=0.0),
+    "full": Scale(kills=32, stalls=3, never_s=15.0, idle_s=60.0, boot_s=60.0, spread_s=5.0, settle_s=3.0, deep=True),
+    "quick": Scale(kills=8, stalls=1, never_s=8.0, idle_s=10.0, boot_s=10.0, spread_s=5.0, settle_s=1.0, deep=True),
+    "tiny": Scale(kills=2, stalls=1, never_s=30.0, idle_s=2.5, boot_s=1.0, spread_s=0.0, settle_s=0.0, deep=False),
 }
 
 
@@ -69,7 +71,8 @@ def _run(contenders: Sequence[type[Contender]], python: Path, scale: Scale) -> R
     try:
         with tempfile.TemporaryDirectory(prefix="bench-supervisors-") as name, Sandbox() as sandbox:
             place = Place(Path(name), python, WORKERS, sandbox.url, sandbox.key)
-            return measure(place, contenders, scale, lambda text: print(text, file=sys.stderr))
+            deep = [CaptchadDeep] if scale.deep and CaptchadDaemon in contenders else []
+            return measure(place, contenders, scale, lambda text: print(text, file=sys.stderr), killed_only=deep)
     finally:
         end_children()
 

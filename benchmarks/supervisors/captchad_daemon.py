@@ -30,8 +30,13 @@ class CaptchadDaemon(Contender):
         overrides = {
             "daemon": {"workers": place.workers, "min_workers": place.workers},
             "supervision": _AS_SHIPPED | limits,
+            **self.more_overrides(),
         }
         self._daemon = Daemon(self.directory, place, overrides, self._environ())
+
+    def more_overrides(self) -> Mapping[str, Any]:
+        """Tables of the configuration that are otherwise than those of the harness."""
+        return {}
 
     def _environ(self) -> dict[str, str]:
         if self.kind is not Kind.BROKEN:

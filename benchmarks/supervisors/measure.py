@@ -39,6 +39,7 @@ class Scale:
     boot_s: float
     spread_s: float  # at random up to this before each round: see `_Run.pause`
     settle_s: float  # between the start of a contender and the first look at its memory, or the first kill
+    deep: bool = False  # whether a daemon with a million tasks takes part, too
 
 
 @dataclass(slots=True)
@@ -136,14 +137,27 @@ class Watched:
         return None
 
 
-def measure(place: Place, contenders: Sequence[type[Contender]], scale: Scale, say: Callable[[str], None]) -> Results:
-    """Everything. A contender that fails is given up, and the reason kept; the others go on."""
+def measure(
+    place: Place,
+    contenders: Sequence[type[Contender]],
+    scale: Scale,
+    say: Callable[[str], None],
+    *,
+    killed_only: Sequence[type[Contender]] = (),
+) -> Results:
+    """Everything. A contender that fails is given up, and the reason kept; the others go on.
+
+    Of those in `killed_only` only the time from killed to ready is taken, each alone.
+    """
     run = _Run(place, contenders, scale, say, Results({each.title: Figures() for each in contenders}))
     # What contenders share counts for each in part, and who starts without pause takes the machine from the others.
     run.one_by_one(Kind.DEFAULT, run.memory)
     run.together(Kind.DEFAULT, run.idle_and_kills)
     run.together(Kind.LIMITED, run.stalls)
     run.one_by_one(Kind.BROKEN, run.boots)
+    run.contenders = killed_only
+    run.results.figures |= {each.title: Figures() for each in killed_only}
+    run.one_by_one(Kind.DEFAULT, run.kills_alone)
     return run.results
 
 
@@ -207,6 +221,14 @@ class _Run:
                 self._attempt(each.contender.title, each.kill_one)
         for each in watched:
             self._attempt(each.contender.title, each.check_siblings)
+
+    def kills_alone(self, contender: Contender, figures: Figures) -> None:
+        contender.wait_ready()
+        watched = Watched(contender, figures)
+        time.sleep(self.scale.settle_s)  # what follows a start is over then
+        for _ in range(self.scale.kills):
+            self.results.reference_s += bare_forks(1)
+            watched.kill_one()
 
     def _idle(self, watched: Sequence[Watched]) -> None:
         self.say(f"idle: {self.scale.idle_s:g} s")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.markdown import figure, table
 from benchmarks.supervisors.captchad_daemon import CaptchadDaemon
+from benchmarks.supervisors.captchad_deep import CaptchadDeep
 from benchmarks.supervisors.measure import Figures, Results, Scale
 
 AIM_MEDIAN_MS = 5.0
@@ -80,8 +81,9 @@ def aims(results: Results) -> list[str]:
     others = {
         title: statistics.median(each.kill_s)
         for title, each in results.figures.items()
-        if each.kill_s and title != CaptchadDaemon.title
+        if each.kill_s and title not in (CaptchadDaemon.title, CaptchadDeep.title)
     }
+    deep = results.figures.get(CaptchadDeep.title, Figures()).kill_s
     lines = [
         _aim(f"killed → ready below {AIM_MEDIAN_MS:g} ms, median", median_ms < AIM_MEDIAN_MS),
         _aim(f"killed → ready below {AIM_WORST_MS:g} ms, worst", worst_ms < AIM_WORST_MS),
@@ -89,6 +91,10 @@ def aims(results: Results) -> list[str]:
     if others:
         fastest = min(others, key=others.__getitem__)
         lines.insert(0, _aim("captchad first from killed to ready", median_ms < others[fastest] * 1e3, fastest))
+    if deep:
+        lines.append(
+            _aim(f"below {AIM_WORST_MS:g} ms with a million tasks queued, worst", max(deep) * 1e3 < AIM_WORST_MS)
+        )
     return lines
 
 
