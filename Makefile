@@ -11,6 +11,7 @@
 #   make bench-calls processor time of an HTTP call, captchad's transport beside others
 #   make bench-inflight thousands of captchas at once, and the most solves a second, with the practice provider
 #   make bench-queue the queue against its peers, which it installs into .venv-bench; as root with Debian's packages
+#   make bench-supervisor captchad's supervision beside its peers, which it installs into .venv-bench; ten minutes
 #   make bench-delivery  how long answers lie ready before they are fetched, and by how many calls; four minutes
 #   make test-slow   the long form of the sweeps
 #   make install     as root: captchad for systemd, as docs/operations.md says
@@ -26,7 +27,7 @@ PREFIX        ?= /opt/captchad
 SYSTEM_PYTHON ?= /usr/bin/python3
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow chaos days mutants sweep check bench bench-calls bench-inflight bench-queue bench-delivery install clean debian
+.PHONY: demo test test-slow chaos days mutants sweep check bench bench-calls bench-inflight bench-queue bench-supervisor bench-delivery install clean debian
 
 demo: $(VENV)/.run
 	$(BIN)/captchad demo
@@ -67,6 +68,9 @@ bench-inflight: $(VENV)/.run
 
 bench-queue: $(VENV)/.run
 	$(BIN)/python -m benchmarks.queue $(BENCH_ARGS)
+
+bench-supervisor: $(VENV)/.run
+	$(BIN)/python -m benchmarks.supervisors $(BENCH_ARGS)
 
 bench-delivery: $(VENV)/.run
 	$(BIN)/python -m benchmarks.delivery $(BENCH_ARGS)

@@ -15,7 +15,6 @@ __all__ = ["main"]
 
 import argparse
 import compileall
-import gc
 import json
 import os
 import platform
@@ -28,11 +27,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import captchad
+from benchmarks.machine import bare_forks, cpu_s, pss_mb
 from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
 
@@ -60,7 +59,7 @@ class Row:
 def recovery(daemon: Daemon) -> Row:
     """Kill every worker, one after the other, ROUNDS times."""
     taken = [_kill_one(daemon, slot) for _ in range(ROUNDS) for slot in range(WORKERS)]
-    fork_ms = statistics.median(_bare_forks(len(taken))) * 1e3
+    fork_ms = statistics.median(bare_forks(len(taken))) * 1e3
     value = statistics.median(taken) * 1e3
     return Row("worker killed → next one ready", value, "ms", 10.0, fork_ms, f"worst {max(taken) * 1e3:.1f}")
 
@@ -84,44 +83,6 @@ def _worker(daemon: Daemon, slot: int) -> dict[str, Any]:
     return next(worker for worker in workers if worker["slot"] == slot)
 
 
-def _bare_forks(number: int) -> list[float]:
-    """Seconds from the SIGKILL of a child to one byte from the next, with a worker's modules in memory."""
-    import_module("captchad.worker")
-    import_module("requests")
-    gc.collect()
-    gc.freeze()
-    taken = []
-    child = _fork_child()
-    for _ in range(number):
-        start = time.monotonic()
-        _end_child(*child)
-        child = _fork_child()
-        taken.append(time.monotonic() - start)
-    _end_child(*child)
-    return taken
-
-
-def _fork_child() -> tuple[int, int]:
-    """Fork a child, and read the byte that it writes. Returns its pid and the pipe, whose end tells of its death."""
-    readable, writable = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(readable)
-        os.write(writable, b"!")
-        while True:
-            signal.pause()
-    os.close(writable)
-    os.read(readable, 1)
-    return pid, readable
-
-
-def _end_child(pid: int, readable: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.read(readable, 1)
-    os.close(readable)
-    os.waitpid(pid, 0)
-
-
 # --- idle -------------------------------------------------------------------------------------------------------------
 
 
@@ -129,11 +90,11 @@ def idle(daemon: Daemon, seconds: float) -> list[Row]:
     """Watch the daemon do nothing, beside bare processes that do less."""
     pids = list(_processes(daemon))
     with _bare_beaters(len(pids)) as beaters:
-        ours, bare, start = _cpu_s(pids), _cpu_s(beaters), time.monotonic()
+        ours, bare, start = cpu_s(pids), cpu_s(beaters), time.monotonic()
         time.sleep(seconds)
         span = time.monotonic() - start
-        used, floor = _cpu_s(pids) - ours, _cpu_s(beaters) - bare
-    pss = sum(_pss_mb(pid) for pid in pids)
+        used, floor = cpu_s(pids) - ours, cpu_s(beaters) - bare
+    pss = sum(pss_mb(pid) for pid in pids)
     note = f"{len(pids)} processes"
     return [
         Row(
@@ -175,7 +136,7 @@ def _bare_pss_mb(children: int) -> float:
             raise RuntimeError("no pipe")
         process.stdout.readline()
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-        return sum(_pss_mb(pid) for pid in pids if _session(pid) == process.pid)
+        return sum(pss_mb(pid) for pid in pids if _session(pid) == process.pid)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -193,17 +154,6 @@ def _session(pid: int) -> int | None:
         return os.getsid(pid)
     except ProcessLookupError:
         return None
-
-
-def _cpu_s(pids: Sequence[int]) -> float:
-    """Processor seconds of all threads, in the scheduler's nanoseconds: clock ticks of 10 ms are too coarse here."""
-    tasks = [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
-def _pss_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

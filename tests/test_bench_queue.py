@@ -1,9 +1,6 @@
 """The queue's benchmark in its smallest form: it runs, it measures what it says, it sees what is wrong."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,8 @@ from benchmarks.queue.sqlite_wal import WalPeer
 from benchmarks.queue.trial import Order, Outcome
 from benchmarks.queue.work import ANSWER_BYTES, PAYLOAD_BYTES, answer_for, intake_fields, make_work, task_id_in
 from captchad.model.task import ID_FORM, load_json, parse_task
+from tests.support.benchmark import run_module
 
-ROOT = Path(__file__).resolve().parents[1]
 CELLS = {"one", "batch", "take1", "take4", "take8"}
 TASKS = 40
 
@@ -28,34 +25,15 @@ def order_of(contender: str, cell: str, directory: Path, **more) -> Order:
 
 def run_alone(order: Order, *, prefix=(), **environ: str) -> Outcome:
     """The trial in a process of its own."""
-    done = subprocess.run(
-        [*prefix, sys.executable, "-m", "benchmarks.queue.trial", json.dumps(trial.asdict(order))],
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    return Outcome(**json.loads(done.stdout))
+    printed = run_module("queue.trial", json.dumps(trial.asdict(order)), prefix=prefix, **environ)
+    return Outcome(**json.loads(printed))
 
 
 def test_all_parts_run(tmp_path):
     figures_file = tmp_path / "figures.json"
     options = ["--scale", "tiny", "--no-install", "--only", "captchad,sqlite-tutorial", "--directory", str(tmp_path)]
     parts = [word for part in ("peers", "depth", "start", "steady") for word in ("--part", part)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.queue", *options, *parts, "--json", str(figures_file)],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run_module("queue", *options, *parts, "--json", str(figures_file))
     figures = json.loads(figures_file.read_text())
     assert figures["peers"]["failures"] == {}
     rounds = figures["peers"]["rounds"]
@@ -75,7 +53,7 @@ def test_all_parts_run(tmp_path):
     assert figures["steady"]["through"] == 400
     assert figures["steady"]["remembered"] < 400
     assert list(tmp_path.iterdir()) == [figures_file]  # the data is gone
-    assert "| captchad |" in done.stdout
+    assert "| captchad |" in printed
 
 
 @pytest.mark.debian("strace")

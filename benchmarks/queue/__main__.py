@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from benchmarks.environment import bench_python
 from benchmarks.queue.contenders import CONTENDERS, REFERENCE, takes_batches
 from benchmarks.queue.depth import depth_report, measure_depths
 from benchmarks.queue.disk import describe_disk
-from benchmarks.queue.install import bench_python, install, installed_versions
+from benchmarks.queue.install import install, installed_versions
 from benchmarks.queue.report import peers_report
 from benchmarks.queue.runner import Plan, measure
 from benchmarks.queue.slow_sync import build

@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.queue.install import BENCH_ENVIRONMENT, find_program
+from benchmarks.environment import BENCH_ENVIRONMENT
+from benchmarks.queue.install import find_program
 from benchmarks.queue.peer import Client, Counts, Peer, Taken
 from benchmarks.queue.servers import Server
 from benchmarks.queue.work import Answer, Work

@@ -8,7 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.queue.install import BENCH_ENVIRONMENT, find_program
+from benchmarks.environment import BENCH_ENVIRONMENT
+from benchmarks.queue.install import find_program
 from benchmarks.queue.peer import Peer
 
 

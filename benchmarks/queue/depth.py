@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.queue.report import table
+from benchmarks.markdown import table
 from benchmarks.queue.subprocesses import Figures, start
 
 _KINDS = {

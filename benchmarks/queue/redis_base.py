@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.queue.install import BENCH_ENVIRONMENT, find_program
+from benchmarks.environment import BENCH_ENVIRONMENT
+from benchmarks.queue.install import find_program
 from benchmarks.queue.peer import Peer
 from benchmarks.queue.servers import Server
 

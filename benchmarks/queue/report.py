@@ -1,20 +1,15 @@
 """The tables, as Markdown."""
 
-__all__ = ["peers_report", "table"]
+__all__ = ["peers_report"]
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+from benchmarks.markdown import figure, table
 from benchmarks.queue.contenders import CONTENDERS, REFERENCE
 from benchmarks.queue.runner import CELLS, Results
 from benchmarks.queue.trial import Outcome
 
 _NONE = "-"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
-    rule = ["---", *("--:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
 def peers_report(results: Results, contenders: Sequence[str]) -> str:
@@ -45,13 +40,13 @@ def _rate(results: Results, name: str, cell: str) -> str:
     if rate is None:
         return _NONE
     ratio = results.ratio(name, cell)
-    return _figure(rate) + (f" ({ratio:.2f})" if ratio is not None else "")
+    return figure(rate) + (f" ({ratio:.2f})" if ratio is not None else "")
 
 
 def _latency(results: Results, name: str, cell: str) -> str:
     p50 = results.median(name, cell, lambda outcome: outcome.p50_s * 1e3)
     p99 = results.median(name, cell, lambda outcome: outcome.p99_s * 1e3)
-    return _NONE if p50 is None or p99 is None else f"{_figure(p50)} / {_figure(p99)}"
+    return _NONE if p50 is None or p99 is None else f"{figure(p50)} / {figure(p99)}"
 
 
 def _cpu(results: Results, name: str, cell: str) -> str:
@@ -97,10 +92,3 @@ def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 def _optional(value: float | None, digits: int) -> str:
     return _NONE if value is None else f"{value:,.{digits}f}"
-
-
-def _figure(value: float) -> str:
-    """Three digits or so, with thousands' commas."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks.markdown import table
 from benchmarks.queue.captchad_store import SEGMENT_MB
 from benchmarks.queue.replay import rss_bytes
-from benchmarks.queue.report import table
 from benchmarks.queue.subprocesses import figures, run_json
 from benchmarks.queue.subprocesses import start as start_module
 from tests.support.harness import Daemon

@@ -5,8 +5,8 @@ __all__ = ["Steady", "measure_steady", "steady_report"]
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.markdown import table
 from benchmarks.queue.captchad_store import SEGMENT_MB
-from benchmarks.queue.report import table
 from benchmarks.queue.subprocesses import run_json
 from captchad.journal.reader import read_all
 from captchad.policy.lifecycle import Kind

@@ -1,0 +1,1 @@
+"""captchad's supervision beside other supervisors; run by `make bench-supervisor`."""
