@@ -143,3 +143,38 @@ def test_a_poll_that_begins_while_its_drop_is_under_way_holds_up_no_suspect(benc
     bench.turn()
 
     assert ("poll", suspects[1]) in bench.told(second)
+
+
+@pytest.mark.parametrize("why", ["drain", "no room"])
+def test_a_suspect_that_is_paid_for_is_polled_also_when_nothing_new_is_submitted(bench: Bench, why: str) -> None:
+    first = bench.worker(1)
+    n = bench.submit("paid", first)
+    bench.says(first, "exec", n)
+    if why == "drain":
+        bench.dispatcher.draining = True
+    else:
+        bench.queue.no_room = "the disk is full"
+    bench.dispatcher.on_death(first, "crash")
+    let_go(first)
+    second = bench.worker(2)
+    bench.accept("fresh")
+    bench.turn()
+    assert [told for told in bench.told(second) if told[0] != "recall"] == [("poll", n)]
+
+
+def test_a_suspect_is_not_submitted_while_nothing_is(bench: Bench) -> None:
+    first = bench.worker(1)
+    bench.accept("s")
+    bench.turn()
+    ((_, n),) = bench.told(first)
+    bench.says(first, "begin", n)
+    bench.dispatcher.draining = True
+    bench.dispatcher.on_death(first, "crash")
+    let_go(first)
+    second = bench.worker(2)
+    bench.clock.advance(20.0)
+    bench.turn()
+    assert bench.told(second) == []
+    bench.dispatcher.draining = False
+    bench.turn()
+    assert [kind for kind, _ in bench.told(second)] == ["submit"]
