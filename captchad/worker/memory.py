@@ -3,9 +3,9 @@
 __all__ = ["Memory"]
 
 import os
-from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 class Memory:
@@ -13,15 +13,15 @@ class Memory:
 
     def __init__(self) -> None:
         self.every_s = 0.0  # how often private memory is asked for: the kernel walks all pages for it; 0: never
+        self._statm = _open("/proc/self/statm")  # read with every heartbeat, so it stays open
         self._private = 0
         self._asked_at = float("-inf")
 
     def rss_bytes(self) -> int:
         """All that is in memory, shared pages too."""
-        try:
-            return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-        except OSError:
+        if self._statm is None:
             return 0
+        return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
 
     def private_bytes(self, now: float) -> int:
         """What would be free if this process went, as it was at most `every_s` ago; 0 when nobody asks."""
@@ -33,9 +33,19 @@ class Memory:
         return self._private
 
 
-def _private_bytes() -> int:
+def _open(path: str) -> int | None:
     try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return os.open(path, _READ)
     except OSError:
+        return None
+
+
+def _private_bytes() -> int:
+    fd = _open("/proc/self/smaps_rollup")
+    if fd is None:
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) << 10
+    try:
+        lines = os.read(fd, 1 << 14).splitlines()
+    finally:
+        os.close(fd)
+    return sum(int(line.split()[1]) for line in lines if line.startswith(b"Private_")) << 10
