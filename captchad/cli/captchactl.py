@@ -336,10 +336,9 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) ->
 
 
 def _workers_number(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 256:
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError("a number of workers from 1 to 256 is wanted")
-    return value
+    return int(text)
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:

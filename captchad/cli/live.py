@@ -173,7 +173,9 @@ def _judge(options: Namespace, found: dict[str, Any], seen: dict[str, Any]) -> i
         level = Exit.HEALTH_CRITICAL
     summary = [f"{name}: {check.get('output', '')}" for name, check in wrong.items()]
     if not found.get("ready"):
-        summary.insert(0, "not ready")
+        daemon = seen.get("daemon")
+        state = clean(daemon.get("state") if isinstance(daemon, dict) else None)
+        summary.insert(0, "not ready" if state in ("-", "running") else f"not ready: {state}")
     if oldest_s >= min(options.warning, options.critical):
         summary.append(f"the oldest pending task has waited {oldest_s:.0f} s")
     return _say(options, level, "; ".join(summary) or _figures(seen), _perfdata(options, seen))

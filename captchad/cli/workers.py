@@ -40,6 +40,7 @@ _WHAT = {
     "abandon": "given up",
     "refork": "the template is replaced",
     "withhold": "systemd is not told that all is well",
+    "death": "gone",
     "fork": "could not be forked",
     "template": "the template ended; another one is made",
 }
@@ -61,7 +62,7 @@ def workers(options: Namespace) -> int:
         shown = {name: seen.status.get(name) for name in ("source", "age_s", "workers")}
         print(json.dumps({"schema": 1, **shown}, indent=2))
     else:
-        sys.stdout.write(render.workers(seen.status))
+        sys.stdout.write(render.workers(seen.status, gone=seen.code is Exit.STATUS_DEAD))
     if seen.why:
         sys.stdout.flush()
         age = duration(seen.status.get("age_s"))

@@ -205,7 +205,8 @@ class Supervision:
         default=0,
         metadata=_key(
             Int(0, 256),
-            "Add workers, up to so many, while tasks wait and the workers are busy; 0: `daemon.workers`, always.",
+            "Add workers, up to so many (at least `daemon.workers`), while tasks wait and the workers are busy; "
+            "0: `daemon.workers`, always.",
             "processes",
         ),
     )

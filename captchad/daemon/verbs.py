@@ -151,7 +151,7 @@ class Verbs:
     def _demand_running(self) -> None:
         """Raises TryLater in a drain: its workers are on their way out."""
         if self._parent.state not in ("starting", "running"):
-            raise TryLater("the daemon is draining: its workers go", hint="start it again first")
+            raise TryLater("the daemon is draining: its workers go", hint="when it has ended, start it again")
 
 
 def _forecast(parent: Parts) -> dict[str, Any]:

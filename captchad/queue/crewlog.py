@@ -26,7 +26,9 @@ class CrewLog:
 
     def take(self, data: Mapping[str, Any], segment: int) -> None:
         """A `crew` record."""
-        (self._deaths if data["do"] == "death" else self._actions).append((segment, dict(data)))
+        # Who went as it was told would push out the deaths that somebody looks for.
+        dead = data["do"] == "death" and data["why"] != "exit"
+        (self._deaths if dead else self._actions).append((segment, dict(data)))
 
     def take_all(self, data: Mapping[str, Any], segment: int) -> None:
         """A `crew_log` record says all that was before it."""

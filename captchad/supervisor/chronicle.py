@@ -39,7 +39,8 @@ class Chronicle:
         """A worker has died, with that exit status or minus that signal, while it executed `tasks`."""
         self.deaths[str(death.reason)] += 1
         then = f"; replaced in {death.delay_s:.1f} s" if death.delay_s > 0 else ""
-        lived = f"died after {death.lived_s:.1f} s: {how(code)}{then}"
+        verb_ = "ended" if death.reason is Reason.EXIT else "died"
+        lived = f"{verb_} after {death.lived_s:.1f} s: {how(code)}{then}"
         beat = worker.vital.beat
         fields = {
             "seat": worker.slot,

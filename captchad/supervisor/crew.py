@@ -165,11 +165,9 @@ class Crew:
         before = self.view.target
         events.renew(self.view, settings, self._clock.monotonic(), replace_all=replace_all)
         if self.view.target != before:
-            self.chronicle.act(
-                Scale(self.view.target, Reason.RELOAD),
-                f"{self.view.target} workers from now on",
-                seats=self.view.target,
-            )
+            reason = Reason.SCALE_UP if self.view.target > before else Reason.SCALE_DOWN
+            text = f"{self.view.target} workers from now on, as the configuration says"
+            self.chronicle.act(Scale(self.view.target, reason), text, seats=self.view.target)
         self.look_soon()
 
     def rescale(self, target: int) -> None:
@@ -275,7 +273,7 @@ class Crew:
 
     def _start(self, vital: Vital, reason: Reason) -> None:
         number, seat = vital.number, vital.seat or 0
-        self.chronicle.act(Start(seat, reason), f"worker {place(seat)} is started", seat=seat, w=number)
+        self.chronicle.act(Start(seat, reason), f"worker {place(seat)} is ordered", seat=seat, w=number)
         try:
             ours, theirs = multiprocessing.Pipe()
             with ours, theirs:

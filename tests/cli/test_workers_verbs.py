@@ -110,7 +110,7 @@ def test_with_the_daemon_down_the_table_comes_from_the_status_file(root: Path, c
     (root / "status.json").write_text(json.dumps(STATUS | {"daemon": {"pid": 2**22 + 1, "state": "running"}}))
     code, out, errors = ctl()
     assert code == Exit.OK
-    assert "0        running   41 " in out
+    assert "0        was running   41 " in out
     assert "no daemon answers" in errors
     assert "this is from the status file" in errors
     assert json.loads(ctl("--json")[1])["source"] == "file"
@@ -149,9 +149,10 @@ ROWS: list[dict[str, Any]] = [
     {"do": "limit", "why": "descriptors", "share": 0.5},
     {"do": "invented\x1b", "why": "later\x1b", "seat": 3, "w": 9, "pid": 92},
     {
-        "do": "death", "why": "exit", "seat": -1, "w": 2, "pid": 93, "code": 0, "lived": 2.0, "phase": "idle",
+        "do": "death", "why": "crash", "seat": -1, "w": 2, "pid": 93, "code": 0, "lived": 2.0, "phase": "idle",
         "in_flight": 0, "rss": 0, "tasks": [],
     },
+    {"do": "death", "why": "exit", "seat": 1, "w": 3, "pid": 94, "code": 0, "lived": 2.0},
 ]  # fmt: skip
 
 
@@ -168,6 +169,7 @@ def test_why_says_what_was_done_in_words(root: Path, ctl: Ctl) -> None:
         ["4 workers from now on", "-", "-", "-", "operator: an operator wants it so"],
         ["workers use 50 % of their threads", "-", "-", "-", f"descriptors: {WORDS[Reason.DESCRIPTORS]}"],
         ["invented?", "3", "9", "92", "later?"],
+        ["gone", "1", "3", "94", f"exit: {WORDS[Reason.EXIT]}"],
     ]
     assert lines[0].startswith("2027-01-15T08:00:00.000Z  ")
 
@@ -186,7 +188,7 @@ def test_deaths_say_how_it_ended_and_what_it_executed(root: Path, ctl: Ctl) -> N
 @pytest.mark.parametrize(("option", "name"), [("--why", "actions"), ("--deaths", "deaths")])
 def test_the_latest_come_last_and_limit_counts_from_there(root: Path, ctl: Ctl, option: str, name: str) -> None:
     written(root, ROWS)
-    wanted = [row for row in ROWS if (row["do"] == "death") == (name == "deaths")]
+    wanted = [row for row in ROWS if (row["do"] == "death" and row["why"] != "exit") == (name == "deaths")]
     found = json.loads(ctl(option, "--json")[1])
     assert found["schema"] == 1
     assert [{key: value for key, value in row.items() if key != "t"} for row in found[name]] == wanted

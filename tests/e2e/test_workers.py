@@ -127,7 +127,8 @@ def test_a_death_and_what_was_done_stand_in_the_journal_beside_a_daemon_and_with
 
         assert daemon.stop() == 0
         assert death in journal(daemon, "--deaths", "deaths")
-        assert journal(daemon, "--why", "actions")[-1]["why"] == "stop"
+        ends = [(row["do"], row["why"]) for row in journal(daemon, "--why", "actions")][-6:]
+        assert ends == [("retire", "stop")] * 3 + [("death", "exit")] * 3
         table = daemon.ctl("workers")
         assert table.returncode == Exit.OK
         assert "this is from the status file" in table.stderr

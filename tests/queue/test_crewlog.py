@@ -62,6 +62,12 @@ def test_deaths_and_actions_come_back_after_a_restart_in_their_order(kit: Indexe
     assert kit.queue.view.fingerprint()["crew"] == crew.plain()
 
 
+def test_who_went_as_it_was_told_pushes_no_death_out(kit: IndexedKit) -> None:
+    stage(kit, death(1), *(death(number, why="exit", code=0) for number in range(2, DEATHS + 9)))
+    kit.restart()
+    assert of(kit) == ([1], list(range(2, DEATHS + 9)))
+
+
 def test_what_was_not_committed_is_not_known_after_a_kill(kit: IndexedKit) -> None:
     stage(kit, death(1))
     kit.queue.stage("crew", death(2))

@@ -101,6 +101,7 @@ class Process:
     fate: Fate
     forked_at: float
     beaten_at: float = -math.inf
+    moved_at: float = -math.inf  # from the reserve into a seat
     draining: bool = False
     killed_at: float | None = None
     dead: bool = False
@@ -181,6 +182,7 @@ class Machine:
         self.no_forks_until = -math.inf
         self.template_hangs_until = -math.inf
         self.no_boots_until = -math.inf
+        self.deadly_until = -math.inf
         self.fork_needs = Reason.PROCESSES  # what a fork that fails is short of
         self.held_up_until = -math.inf  # the parent's loop does not turn
         self._held_up_at = math.inf  # since when
@@ -295,6 +297,8 @@ class Machine:
         match action:
             case Start():
                 self._fork(self.view.last_number)
+            case Move():
+                self._sit_down(self.processes[action.number])
             case Kill():
                 self._kill(action.number)
             case Retire():
@@ -304,6 +308,11 @@ class Machine:
                 self.template_hangs_until = -math.inf
             case _:
                 pass
+
+    def _sit_down(self, process: Process) -> None:
+        process.moved_at = self.now
+        if self.now < self.deadly_until:
+            self.at(self.now + 0.3, lambda: self._die(process, End(signal=11)))
 
     def _fork(self, number: int) -> None:
         if self.now < self.template_hangs_until:
@@ -410,7 +419,7 @@ class Machine:
     def _punish(self, seat: int, process: Process, delay_s: float) -> None:
         """Reckon for ourselves how soon the seat may be filled again."""
         booted = process.beaten_at > -math.inf
-        if booted and self.now - process.forked_at >= 5.0:
+        if booted and self.now - max(process.forked_at, process.moved_at) >= 5.0:
             self._short_lives[seat] = 0
             return
         self._short_lives[seat] += 1
@@ -621,11 +630,15 @@ def _schedule(machine: Machine, rng: random.Random, span_s: float) -> None:
     def no_boots() -> None:
         machine.no_boots_until = machine.now + rng.uniform(5.0, 300.0)
 
+    def deadly_seats() -> None:
+        """Who comes from the reserve dies of the work, as soon as there is some."""
+        machine.deadly_until = machine.now + rng.uniform(5.0, 120.0)
+
     def no_forks() -> None:
         machine.no_forks_until = machine.now + rng.uniform(1.0, 120.0)
 
     def template_hangs() -> None:
-        machine.template_hangs_until = machine.now + rng.uniform(0.0, 60.0)
+        machine.template_hangs_until = machine.now + rng.uniform(0.0, 600.0)
 
     def template_dies() -> None:
         """It hangs for a while before, or it would owe nothing."""
@@ -649,6 +662,7 @@ def _schedule(machine: Machine, rng: random.Random, span_s: float) -> None:
         events.rescale(machine.view, rng.randint(least, least + 4), Reason.OPERATOR, machine.now)
 
     sometimes(2 * HOUR_S, no_boots)
+    sometimes(2 * HOUR_S, deadly_seats)
     sometimes(2 * HOUR_S, no_forks)
     sometimes(3 * HOUR_S, template_hangs)
     sometimes(1 * HOUR_S, template_dies)

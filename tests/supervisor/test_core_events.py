@@ -334,3 +334,27 @@ def test_a_ping_is_due_again_after_its_time_also_when_nobody_asks_any_more():
     view = fleet()
     events.apply(view, Ping(), START, 0.0)
     assert view.watchdog.next_at == START
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_who_waits_in_reserve_for_long_and_dies_on_sitting_down_died_at_once(chance):
+    view = fleet(settings(workers=1, standby=1))
+    beaten(view, 2, START + 60)
+    events.died(view, 1, End(signal=9), START + 60, chance)
+    settle(view, START + 60)
+    assert view.seats[0].worker == 2
+    death = events.died(view, 2, End(signal=9), START + 60.5, chance)
+    assert (death.seat, death.lived_s, view.seats[0].history.short_lives) == (0, 0.5, 1)
+
+
+def test_who_dies_in_reserve_lived_since_its_fork():
+    view = fleet(settings(workers=1, standby=1))
+    death = events.died(view, 2, End(signal=9), START + 60, 0.0)
+    assert (death.seat, death.lived_s, view.reserve[0].history.short_lives) == (-1, 60.0, 0)
+
+
+def test_a_suspended_parent_makes_no_short_life_in_a_seat_long():
+    view = fleet(settings(workers=1))
+    events.ticked(view, START + 3600, START + 1)
+    death = events.died(view, 1, End(signal=9), START + 3600, 0.0)
+    assert (death.lived_s, view.seats[0].history.short_lives) == (1.0, 1)

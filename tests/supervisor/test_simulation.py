@@ -13,6 +13,7 @@ import pytest
 from captchad.supervisor.core import decide, events, restart
 from captchad.supervisor.core.actions import Action, Move, Ping
 from captchad.supervisor.core.states import FAULTS, Reason, WorkerState
+from captchad.supervisor.core.view import Vital
 from tests.supervisor.fleet import settings
 from tests.supervisor.simulator import HOUR_S, Broken, Fate, Machine, Promise, run_seed
 
@@ -217,6 +218,7 @@ BUGS = {
     "the time of a parent that was held up is not given back": (events, "ticked", _no_discount),
     "a slow worker is taken for a wedged one": (decide, "_wedged", _slow_is_wedged),
     "there is no back-off": (restart, "growing", _no_delay),
+    "the time in reserve counts as work": (Vital, "begun_at", property(lambda vital: vital.born_at)),
     "a back-off has no cap": (restart, "growing", _endless_delay),
     "the condemned live on": (decide, "due_at", _condemned_for_ever),
     "workers are condemned too early": (decide, "due_at", _condemns_early),

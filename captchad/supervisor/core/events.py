@@ -71,7 +71,7 @@ class Death:
     number: int
     seat: int | None
     reason: Reason
-    lived_s: float
+    lived_s: float  # in its seat; of one that never took a seat that counts, since its fork
     booted: bool
     delay_s: float  # until its seat is filled again
 
@@ -136,7 +136,7 @@ def _move(view: View, vital: Vital, seat: Seat, now: float) -> None:
 def _abandon(view: View, vital: Vital, now: float, chance: float) -> None:
     seat = _leave(view, vital, now, Reason.UNDYING)
     if seat is not None:
-        _delay(seat, now + _punish(view, seat, now - vital.born_at, vital.first_beat_at is not None, chance))
+        _delay(seat, now + _punish(view, seat, now - vital.begun_at, vital.first_beat_at is not None, chance))
     _drop_empty(view)
 
 
@@ -237,12 +237,12 @@ def died(view: View, number: int, end: End, now: float, chance: float) -> Death:
         if not booted:
             _note_boot_failure(view, now, chance)
         if seat is not None:
-            delay_s = _punish(view, seat, now - vital.born_at, booted, chance)
+            delay_s = _punish(view, seat, now - vital.begun_at, booted, chance)
             _delay(seat, now + delay_s)
     if seat is not None and reason is not Reason.EXIT:
         seat.last_death = str(reason)
     _drop_empty(view)
-    return Death(number, index, reason, now - vital.born_at, booted, delay_s)
+    return Death(number, index, reason, now - vital.begun_at, booted, delay_s)
 
 
 def _note_boot_failure(view: View, now: float, chance: float) -> None:
@@ -289,6 +289,7 @@ def ticked(view: View, now: float, due: float) -> float:
     for vital in view.vitals.values():
         vital.ordered_at = min(now, vital.ordered_at + late_s)
         vital.forked_at = None if vital.forked_at is None else min(now, vital.forked_at + late_s)
+        vital.seated_at = None if vital.seated_at is None else min(now, vital.seated_at + late_s)
         vital.last_beat_at = None if vital.last_beat_at is None else min(now, vital.last_beat_at + late_s)
         vital.since = min(now, vital.since + late_s)
         vital.drain_until += late_s

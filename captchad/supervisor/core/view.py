@@ -96,6 +96,11 @@ class Vital:
         return self.ordered_at if self.forked_at is None else self.forked_at
 
     @property
+    def begun_at(self) -> float:
+        """When its work began: when it took its seat. Who waits in reserve proves nothing by getting old there."""
+        return self.born_at if self.seated_at is None else self.seated_at
+
+    @property
     def usable(self) -> bool:
         """Whether it may be given work."""
         return self.state is WorkerState.READY and self.seat is not None and self.seat >= 0
