@@ -1,12 +1,13 @@
 """captchactl's verbs about the daemon itself: status, providers, health, reload."""
 
-__all__ = ["find_status", "health", "providers", "reload", "status"]
+__all__ = ["find_status", "health", "print_part", "providers", "reload", "status"]
 
 import json
 import os
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,14 +67,22 @@ def _print_status(options: Namespace) -> int:
 
 def providers(options: Namespace) -> int:
     """A line for each provider; from the status file when no daemon answers. Raises NotRunning without either."""
-    seen = find_status(find(options.config, options.socket))
+    return print_part(options, find(options.config, options.socket), "providers", render_providers)
+
+
+def print_part(options: Namespace, places: Places, name: str, text: Callable[[dict[str, Any]], str]) -> int:
+    """The part of the status that has that name, as `text` has it or as JSON; from the status file with a note.
+
+    Raises NotRunning without daemon and file.
+    """
+    seen = find_status(places)
     if seen.status is None:
         raise NotRunning(seen.why) if seen.code is Exit.STATUS_DEAD else CaptchadError(seen.why)
     if options.json:
-        shown = {name: seen.status.get(name) for name in ("source", "age_s", "providers")}
+        shown = {part: seen.status.get(part) for part in ("source", "age_s", name)}
         print(json.dumps({"schema": 1, **shown}, indent=2))
     else:
-        sys.stdout.write(render_providers(seen.status))
+        sys.stdout.write(text(seen.status))
     if seen.why:
         sys.stdout.flush()
         age = duration(seen.status.get("age_s"))

@@ -195,12 +195,12 @@ def providers(found: dict[str, Any]) -> str:
     return table(("NAME", "BREAKER", "IN FLIGHT", "SOLVED", "BALANCE", "THREADS", "WAITS FOR"), rows)
 
 
-def workers(found: dict[str, Any], *, gone: bool = False) -> str:
-    """A line for each worker: those in seats, the reserve, and those that leave. `gone`: so it was, with the daemon."""
+def workers(found: dict[str, Any]) -> str:
+    """A line for each worker: in seats, in reserve, and those that leave; of a daemon that is gone, how it was."""
     all_ = _object(found, "workers")
     rows = [_worker(seat(each.get("slot")), each) for name in ("list", "reserve") for each in _list(all_, name)]
     rows += [_worker("leaving", each) for each in _list(all_, "leaving")]
-    if gone:
+    if _object(found, "daemon").get("state") in ("died", "stopped"):
         rows = [(name, f"was {state}", *more) for name, state, *more in rows]
     names = ("SEAT", "STATE", "PID", "IN FLIGHT", "PHASE", "CALLS", "BEAT", "LAG", "MEMORY", "RESTARTS", "LAST DEATH")
     return table(names, rows) + "".join(f"{note}\n" for note in _worker_notes(all_))

@@ -16,11 +16,11 @@ from typing import Any
 
 from captchad.cli import render
 from captchad.cli.exits import Exit
-from captchad.cli.live import ASK_S, find_status
+from captchad.cli.live import ASK_S, print_part
 from captchad.cli.places import Places, find
 from captchad.cli.render import clean, duration, stamp, table
 from captchad.control.client import call
-from captchad.model.errors import CaptchadError, NotRunning, TryLater
+from captchad.model.errors import CaptchadError, TryLater
 
 #: So often the status is asked while all workers are being replaced.
 _LOOK_S = 0.2
@@ -55,19 +55,7 @@ def workers(options: Namespace) -> int:
         return _print_log(options, places, "deaths", _deaths_text)
     if options.limit is not None:
         return _misused("--limit goes with --why or --deaths")
-    seen = find_status(places)
-    if seen.status is None:
-        raise NotRunning(seen.why) if seen.code is Exit.STATUS_DEAD else CaptchadError(seen.why)
-    if options.json:
-        shown = {name: seen.status.get(name) for name in ("source", "age_s", "workers")}
-        print(json.dumps({"schema": 1, **shown}, indent=2))
-    else:
-        sys.stdout.write(render.workers(seen.status, gone=seen.code is Exit.STATUS_DEAD))
-    if seen.why:
-        sys.stdout.flush()
-        age = duration(seen.status.get("age_s"))
-        print(f"captchactl: {clean(seen.why)}; this is from the status file, {age} old", file=sys.stderr)
-    return Exit.OK
+    return print_part(options, places, "workers", render.workers)
 
 
 def _misused(text: str) -> int:
