@@ -138,7 +138,7 @@ class Crew:
     def is_unsettled(self, seat: Seat) -> bool:
         """Whether nobody has sat there for long enough to say that it is well."""
         vital = None if seat.worker is None else self.view.vitals[seat.worker]
-        return vital is None or not vital.usable or self._clock.monotonic() - vital.born_at < SHORT_LIFE_S
+        return vital is None or not vital.usable or self._clock.monotonic() - vital.begun_at < SHORT_LIFE_S
 
     @property
     def alive(self) -> int:
