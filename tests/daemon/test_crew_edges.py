@@ -227,6 +227,21 @@ def test_all_are_replaced_one_at_a_time_and_there_are_never_fewer() -> None:
         assert bench.books.why("retire").count("reload") == 2
 
 
+def test_who_comes_from_the_reserve_has_yet_to_show_that_the_seat_is_well() -> None:
+    with crew(GOOD, settings(1, standby=1)) as bench:
+        bench.until(lambda: _ready(bench.worker(-1)) and bench.crew.alive == 1)
+        first, reserve = bench.worker(0), bench.worker(-1)
+        assert first is not None
+        assert reserve is not None
+        for vital in (first.vital, reserve.vital):  # both have been there for long
+            vital.forked_at = (vital.forked_at or 0.0) - 60.0
+        first.vital.seated_at = first.vital.forked_at
+        assert not bench.crew.is_unsettled(bench.crew.seats[0])
+        os.kill(first.pid, signal.SIGKILL)
+        bench.until(lambda: bench.worker(0) is reserve)
+        assert bench.crew.is_unsettled(bench.crew.seats[0])
+
+
 def test_a_template_that_was_killed_is_made_anew_and_the_workers_live(caplog: pytest.LogCaptureFixture) -> None:
     with crew(GOOD, settings(2)) as bench:
         bench.until(lambda: bench.crew.alive == 2)
