@@ -1,0 +1,173 @@
+"""The service: start, work, watchdog, reload, and what it says when it cannot start."""
+
+import os
+import signal
+from pathlib import Path
+
+from tests.support.harness import eventually
+from tests.support.sandbox import Sandbox
+from tests.system.kit import (
+    QUICK,
+    ROOT,
+    SLOW,
+    SPOOL,
+    UNITS,
+    charges,
+    configure,
+    drop,
+    drop_in,
+    install,
+    journal,
+    main_pid,
+    run,
+    scenario,
+    show,
+    status,
+    step,
+    wait_solved,
+)
+
+
+@scenario
+def notify_speaks_to_systemd(directory: Path) -> None:
+    unit = UNITS / "notifier.service"
+    unit.write_text(
+        f"[Service]\nType=notify\nExecStart=/usr/bin/python3 -m tests.system.notifier\nWorkingDirectory={ROOT}\n"
+        "ExecReload=/bin/kill -HUP $MAINPID\nWatchdogSec=2s\nRestart=on-failure\nRestartSec=200ms\n"
+    )
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "notifier")
+    step("started: READY=1 came")
+    assert show("notifier", "StatusText") == "up → 2.0"
+
+    run("systemctl", "reload", "notifier")
+    eventually(
+        lambda: show("notifier", "StatusText") == "reloaded, 0 lost" and show("notifier", "SubState") == "running"
+    )
+    step("reloaded")
+
+    before = main_pid("notifier")
+    os.kill(before, signal.SIGUSR1)
+    eventually(lambda: show("notifier", "NRestarts") == "1" and show("notifier", "SubState") == "running", 30)
+    assert main_pid("notifier") != before
+    assert "Watchdog timeout" in journal("notifier")
+    step("restarted by the watchdog")
+
+    run("systemctl", "stop", "notifier")
+    assert show("notifier", "Result") == "success"
+    assert "Failed to parse" not in journal("notifier")
+    step("stopped")
+
+
+@scenario
+def files_are_right(directory: Path) -> None:
+    install()
+    done = run("systemd-analyze", "verify", "captchad.service")
+    assert (done.stdout, done.stderr) == ("", "")
+    step("verify is silent")
+    for path, wanted in (
+        ("", "750 captchad captchad-submit"),
+        ("incoming", "3730 captchad captchad-submit"),
+        ("results", "2750 captchad captchad-submit"),
+        ("rejected", "2750 captchad captchad-submit"),
+    ):
+        found = run("stat", "--format=%a %U %G", str(SPOOL / path)).stdout.strip()
+        assert found == wanted, f"{path}: {found}"
+    assert run("stat", "--format=%a %U", "/etc/captchad/credentials").stdout.strip() == "700 root"
+    assert "captchad-submit" in run("id", "--name", "--groups", "captchad").stdout.split()
+    step("the directories have their owners and modes")
+
+
+@scenario
+def the_main_job(directory: Path) -> None:
+    install()
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox, workers=2)
+        run("systemctl", "start", "captchad")
+        step(f"started: {show('captchad', 'StatusText')}")
+        found = status()
+        assert found["daemon"]["state"] == "running", found
+        assert found["source"] == "live", found
+
+        ids = drop("first", 20)
+        wait_solved(ids)
+        step("20 tasks are solved")
+        assert charges(sandbox) == 20
+        mode = run("stat", "--format=%a %U %G", str(SPOOL / "results" / f"{ids[0]}.json")).stdout.strip()
+        assert mode == "640 captchad captchad-submit", mode
+        assert sandbox.key not in journal()
+
+        run("systemctl", "stop", "captchad")
+        assert show("captchad", "Result") == "success", journal()
+        assert run("captchactl", "status", ok=False).returncode == 3
+        step("stopped")
+
+
+@scenario
+def the_watchdog_restarts_a_stopped_parent(directory: Path) -> None:
+    install()
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox, workers=2)
+        drop_in("WatchdogSec=2s\nRestartSec=200ms\n")
+        sandbox.set_scenario(SLOW)
+        run("systemctl", "start", "captchad")
+        before = main_pid("captchad")
+        ids = drop("flight", 30)
+        eventually(lambda: charges(sandbox) >= 10, 30)
+        os.kill(before, signal.SIGSTOP)
+        step(f"stopped the parent with {charges(sandbox)} captchas at the provider")
+        eventually(lambda: show("captchad", "NRestarts") == "1" and show("captchad", "SubState") == "running", 60)
+        assert main_pid("captchad") != before
+        assert "Watchdog timeout" in journal()
+        step("the watchdog has restarted it")
+
+        wait_solved(ids)
+        queue = status()["queue"]
+        assert queue["unknown_submits"] == 0, queue
+        assert charges(sandbox) == 30, sandbox.totals()
+        assert queue["charges_total"] == 30, queue
+        step("30 tasks, 30 charges")
+        run("systemctl", "stop", "captchad")
+
+
+@scenario
+def reload_good_and_bad(directory: Path) -> None:
+    install()
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox, workers=2)
+        run("systemctl", "start", "captchad")
+        pid = main_pid("captchad")
+
+        configure(sandbox, workers=3)
+        run("systemctl", "reload", "captchad")
+        eventually(lambda: status()["workers"]["alive"] == 3)
+        step("a good configuration is taken")
+
+        Path("/etc/captchad/captchad.toml").write_text("[daemon]\nworkers = 'many'\n")
+        assert run("systemctl", "reload", "captchad", ok=False).returncode != 0
+        eventually(lambda: show("captchad", "SubState") == "running")
+        found = status()
+        assert found["workers"]["configured"] == 3, found
+        assert found["daemon"]["config"]["problem"], found
+        eventually(lambda: "config" in show("captchad", "StatusText"))
+        step(f"a bad one is refused: {show('captchad', 'StatusText')}")
+        assert main_pid("captchad") == pid
+        wait_solved(drop("after", 3))
+
+        run("systemctl", "restart", "captchad")
+        wait_solved(drop("restarted", 3))
+        step("and a start with it runs on the last good one")
+        run("systemctl", "stop", "captchad")
+
+
+@scenario
+def without_a_key_it_says_so(directory: Path) -> None:
+    install()
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox)
+        Path("/etc/captchad/credentials/captchaai.key").unlink()
+        assert run("systemctl", "start", "captchad", ok=False).returncode != 0
+        assert show("captchad", "ExecMainStatus") == "78", journal()
+        assert show("captchad", "NRestarts") == "0", journal()
+        assert "captchaai.key" in journal()
+        step("no key: status 78, no restart, and the log names the credential")
