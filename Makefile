@@ -26,6 +26,9 @@ PIP    := -m pip --disable-pip-version-check --quiet
 PREFIX        ?= /opt/captchad
 SYSTEM_PYTHON ?= /usr/bin/python3
 
+# Many tests wait for real processes more than they compute. A process of its own for each processor.
+PARALLEL ?= --numprocesses auto --dist worksteal
+
 .DELETE_ON_ERROR:
 .PHONY: demo test test-slow chaos days mutants sweep check bench bench-calls bench-inflight bench-queue bench-supervisor bench-delivery install clean debian
 
@@ -33,7 +36,7 @@ demo: $(VENV)/.run
 	$(BIN)/captchad demo
 
 test: $(VENV)/.dev debian
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev debian
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

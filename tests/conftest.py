@@ -9,7 +9,9 @@ run everything.
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,13 @@ def pytest_configure() -> None:
     """Undo what a shell does to its background jobs: our children would ignore the SIGINT that tests send them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory like tmp_path with room for the name of a socket below it, which the kernel limits to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="captchad-") as directory:
+        yield Path(directory)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

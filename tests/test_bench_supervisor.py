@@ -70,9 +70,9 @@ def place(tmp_path):
     return Place(tmp_path, Path(sys.executable), workers=3, url="", key="")
 
 
-def test_captchad_is_measured_and_nothing_is_left(tmp_path):
+def test_captchad_is_measured_and_nothing_is_left(tmp_path, short_path):
     figures_file = tmp_path / "figures.json"
-    temporary = tmp_path / "temporary"
+    temporary = short_path / "temporary"
     temporary.mkdir()
     options = ["--scale", "tiny", "--no-install", "--only", "captchad", "--json", str(figures_file)]
     printed = run_module("supervisors", *options, TMPDIR=str(temporary))

@@ -93,13 +93,13 @@ def test_make_knows_its_targets():
 
 
 @pytest.mark.timeout(300)
-def test_what_a_newcomer_does_first(tmp_path):
+def test_what_a_newcomer_does_first(tmp_path, short_path):
     directory = copy(tmp_path / "clone")
     for block in BLOCKS:
         if block.where == "clone":
             run(block.script, directory)
     (recipe,) = [block for block in read((ROOT / "docs" / "operations.md").read_text()) if block.where == "clone"]
-    printed = run(recipe.script.replace("8481", str(free_port())), directory, TMPDIR=str(tmp_path))
+    printed = run(recipe.script.replace("8481", str(free_port())), directory, TMPDIR=str(short_path))
     assert "order-17\tsolved\t" in printed
     assert "1 solved, 0 failed, 1 charges" in printed
 
