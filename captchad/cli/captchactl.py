@@ -117,9 +117,39 @@ def _health(options: Namespace) -> int:
 
 
 def _reload(options: Namespace) -> int:
-    from captchad.cli import live
+    from captchad.cli import config
 
-    return live.reload(options)
+    return config.reload(options)
+
+
+def _config_show(options: Namespace) -> int:
+    from captchad.cli import config
+
+    return config.show(options)
+
+
+def _config_diff(options: Namespace) -> int:
+    from captchad.cli import config
+
+    return config.diff(options)
+
+
+def _config_history(options: Namespace) -> int:
+    from captchad.cli import config
+
+    return config.history(options)
+
+
+def _config_rollback(options: Namespace) -> int:
+    from captchad.cli import config
+
+    return config.rollback(options)
+
+
+def _config_confirm(options: Namespace) -> int:
+    from captchad.cli import config
+
+    return config.confirm(options)
 
 
 def _submit(options: Namespace) -> int:
@@ -240,6 +270,10 @@ def _parser() -> argparse.ArgumentParser:
 
     reload = verb(verbs, "reload", "take the changed configuration; returns when it runs or is refused", _reload)
     reload.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+    text = "roll it back unless captchactl config confirm comes within that time: 90s, 10m, 2h"
+    reload.add_argument("--confirm-within", type=_duration, metavar="TIME", help=text)
+
+    _add_config(verbs, verb)
 
     text = "take nothing new, wait until all that is under way has ended, then stop the daemon (Ctrl-C leaves it so)"
     drain = verb(verbs, "drain", text, _drain)
@@ -335,6 +369,32 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) ->
     restart.add_argument("--timeout", type=_seconds, metavar="S", help="with --wait: at most S seconds (600)")
 
 
+def _add_config(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    text = "the configuration: what runs, what ran before, and back to that"
+    group = verbs.add_parser("config", help=text, description=text)
+    group.set_defaults(run=lambda options: _print_help(group))
+    more = group.add_subparsers(metavar="VERB")
+
+    show = verb(more, "show", "what runs, as TOML; without a daemon what the file says", _config_show)
+    show.add_argument("--origin", action="store_true", help="each value with the file and line that it comes from")
+    show.add_argument("--generation", type=number, metavar="N", help="generation N instead")
+
+    text = "what differs, and what each change takes; without names: what a reload changes"
+    diff = verb(more, "diff", text, _config_diff)
+    for name, default in (("before", "running"), ("after", "file")):
+        text = f"running, file, or the number of a generation ({default})"
+        diff.add_argument(name, nargs="?", default=default, metavar=name.upper(), help=text)
+
+    text = "the generations that ran well, and what was rejected and why; also without a daemon"
+    verb(more, "history", text, _config_history)
+
+    text = "run generation N, or what ran before this one; the file stays as it is, and runs only after a reload"
+    rollback = verb(more, "rollback", text, _config_rollback)
+    rollback.add_argument("generation", nargs="?", type=number, metavar="N")
+
+    verb(more, "confirm", "keep what reload --confirm-within brought", _config_confirm)
+
+
 def _workers_number(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError("a number of workers from 1 to 256 is wanted")
@@ -376,8 +436,20 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _duration(text: str) -> float:
+    from captchad.cli.times import parse_duration
+
+    try:
+        value = parse_duration(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!a} is no duration such as 90s, 10m or 2h") from None
+    if not value:
+        raise argparse.ArgumentTypeError("a time above 0 is wanted")
+    return value
+
+
 def _since(text: str) -> float:
-    from captchad.cli.journal import parse_since
+    from captchad.cli.times import parse_since
 
     try:
         return parse_since(text)

@@ -4,17 +4,14 @@ None of them asks the daemon. `verify` and `export` only read, beside a running 
 so they run as the owner of the state directory (root becomes it) and only while no daemon runs.
 """
 
-__all__ = ["clean", "export", "parse_since", "repair", "verify"]
+__all__ = ["clean", "export", "repair", "verify"]
 
 import json
 import logging
-import re
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from captchad.cli import render
@@ -23,9 +20,6 @@ from captchad.cli.places import DEFAULT_CONFIG, become_owner, find
 from captchad.model.errors import CaptchadError, ConfigError, NeedsOperator
 from captchad.queue import upkeep
 from captchad.queue.upkeep import Upkeep
-
-_SINCE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|min|m|h|d)")
-_UNIT_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 #: Lines of one kind that are printed for people; `--json` has all.
 _SHOWN = 20
@@ -87,18 +81,6 @@ def repair(options: Namespace) -> int:
         done = upkeep.repair(paths, dry_run=options.dry_run)
     _print(json.dumps(done, indent=2) if options.json else _repaired(done))
     return Exit.OK
-
-
-def parse_since(text: str) -> float:
-    """`2h`, `3d`, `90s`, `15min` before now, or an ISO time (UTC if it does not say), as UTC seconds.
-
-    Raises ValueError.
-    """
-    match = _SINCE.fullmatch(text)
-    if match is not None:
-        return time.time() - float(match[1]) * _UNIT_S[match[2]]
-    found = datetime.fromisoformat(text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 # --- whose journal, and as whom

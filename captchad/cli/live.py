@@ -1,6 +1,6 @@
-"""captchactl's verbs about the daemon itself: status, providers, health, reload."""
+"""captchactl's verbs about the daemon itself: status, providers, health."""
 
-__all__ = ["find_status", "health", "print_part", "providers", "reload", "status"]
+__all__ = ["ASK_S", "find_status", "health", "print_part", "providers", "status"]
 
 import json
 import os
@@ -21,9 +21,6 @@ from captchad.model.errors import CaptchadError, NotRunning
 
 #: A daemon that turns its loop answers within milliseconds; more than this is a finding by itself.
 ASK_S = 5.0
-
-#: A reload may wait for workers to start.
-RELOAD_S = 600.0
 
 _MAX_STATUS_FILE = 16 << 20
 
@@ -136,23 +133,6 @@ def _is_alive(pid: Any, written_at: float) -> bool:
         return False
     started_at = boot_at + int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return fields[0] not in "ZX" and started_at <= written_at + 1.0
-
-
-def reload(options: Namespace) -> int:
-    """Have the daemon read its configuration again; returns when the new one runs. Prints the keys that changed."""
-    places = find(options.config, options.socket)
-    data = call(places.socket, "reload", timeout_s=options.timeout or RELOAD_S)
-    if options.json:
-        print(json.dumps(data, indent=2))
-        return Exit.OK
-    changed = data.get("changed")
-    if changed == []:
-        print("nothing has changed")
-        return Exit.OK
-    for key in changed if isinstance(changed, list) else []:  # an older daemon does not say
-        print(clean(key))
-    print("reloaded")
-    return Exit.OK
 
 
 def health(options: Namespace) -> int:

@@ -127,8 +127,17 @@ def _daemon(found: dict[str, Any], style: Style) -> str:
         head += (
             style.paint(f"          as it was {duration(found.get('age_s'))} ago, from the status file", _WARN) + "\n"
         )
-    origin, generation = clean(config.get("origin")), clean(config.get("generation"))
-    return head + f"config    {clean(config.get('path'))} ({origin}, generation {generation})\n"
+    return head + f"config    {clean(config.get('path'))} ({clean(config.get('origin'))}, {_proven(config)})\n"
+
+
+def _proven(config: dict[str, Any]) -> str:
+    """Which generation it is; a configuration on probation is none yet."""
+    if config.get("confirm_by"):
+        return f"waits for captchactl config confirm until {clean(config.get('confirm_by'))}"
+    left_s = config.get("probation_s")
+    if config.get("generation") or left_s is None:
+        return f"generation {clean(config.get('generation'))}"
+    return f"on probation, {duration(left_s)} left"
 
 
 def _workers(workers: dict[str, Any]) -> str:

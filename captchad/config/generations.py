@@ -2,41 +2,38 @@
 
 A generation is the merged effective configuration (no secrets) in `NNNNNN.toml`, under a header of comments that says
 what it is and carries the checksum of the rest. A file is written aside, synced, renamed, and the directory synced:
-when `provisional`, `promote`, `reject` or `forget_rejected` has returned, what it did is on disk; when it raises or the
-process dies in it, what was there before is there still.
+when a call that writes has returned, what it did is on disk; when it raises or the process dies in it, what was there
+before is there still. `rejected.json` names the configurations that failed, `trial.json` the one that is being tried.
 
 Reading never raises: a file that is torn, foreign, from another release or otherwise not valid is skipped.
 """
 
 __all__ = [
-    "Candidate",
-    "Choice",
-    "Decision",
     "Generation",
     "Generations",
-    "Probation",
-    "Verdict",
-    "choose_at_start",
+    "Rejection",
+    "Trial",
     "default_directory",
     "digest_of",
 ]
 
 import hashlib
 import json
+import math
 import os
 import pwd
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from captchad.config import credentials
+from captchad import __version__
+from captchad.config import credentials, durable
 from captchad.config.load import from_dict, parse, read_bounded, sha256_of, to_toml
 from captchad.config.schema import Config
 from captchad.model.clock import Clock, SystemClock, iso_utc
-from captchad.model.errors import ConfigError, ConfigProblem, NeedsOperator, TryLater
+from captchad.model.errors import ConfigError, NeedsOperator, TryLater
 
 #: Generations that are kept for `config history` and `config rollback`.
 KEEP = 10
@@ -46,6 +43,12 @@ KEEP_GOOD = 2
 
 #: Rejected configurations that are remembered.
 KEEP_REJECTED = 20
+
+#: Starts that an unproven configuration gets without having become ready, where there is another to fall back to.
+MOST_STARTS = 2
+
+REJECTED = "rejected.json"
+TRIAL = "trial.json"
 
 #: Defaults written out make a generation larger than its file (1 MiB at most).
 _MAX_BYTES = 4 << 20
@@ -57,6 +60,7 @@ _HEADER = re.compile(
     r"# captchad generation (?P<number>[0-9]{1,9})\n"
     r"# state: (?P<state>good|provisional)\n"
     r"# time: (?P<time>[0-9T:.Z-]{1,30})\n"
+    r"# captchad: (?P<version>[0-9A-Za-z.+-]{1,40})\n"
     r"# digest: (?P<digest>[0-9a-f]{64})\n"
     r"# sha256 of what follows: (?P<body>[0-9a-f]{64})\n"
 )
@@ -71,6 +75,26 @@ class Generation:
     digest: str  # `digest_of` the config and the keys that it ran with
     good: bool  # false: provisional, it reached READY and is in its first probation
     time: str  # UTC, when it was saved
+    version: str  # of the captchad that saved it
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A configuration that failed by itself, or that an operator has put aside."""
+
+    digest: str
+    reason: str
+    time: str  # UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What has to be known of an unproven configuration after a power cut."""
+
+    digest: str
+    starts: int = 0  # begun in a row, and none became ready
+    confirm_by: float | None = None  # UTC seconds; rolled back then unless an operator confirms it
+    confirm_within_s: float = 0.0
 
 
 def digest_of(config: Config, keys: Mapping[str, str]) -> str:
@@ -129,9 +153,27 @@ class Generations:
         """The newest generation of this digest."""
         return next((each for each in self.history() if each.digest == digest), None)
 
+    def get(self, number: int) -> Generation | None:
+        """The generation of this number, if it can be read and still validates."""
+        return self._read(number)
+
     def rejected(self, digest: str) -> str | None:
         """Why this configuration was rejected; None when it was not."""
-        return self._rejections().get(digest)
+        return next((each.reason for each in self.rejections() if each.digest == digest), None)
+
+    def rejections(self) -> list[Rejection]:
+        """Those that are remembered, the newest last."""
+        known = self._object(REJECTED)
+        found = [Rejection(digest, *_reason_and_time(value)) for digest, value in known.items()]
+        return [each for each in found if _DIGEST.fullmatch(each.digest) and each.reason]
+
+    def trial(self) -> Trial | None:
+        """What is being tried, as far as it was said."""
+        match self._object(TRIAL):
+            case {"digest": str(digest), "starts": int(starts), "confirm_by": by, "confirm_within_s": within}:
+                known = isinstance(by, int | float) and isinstance(within, int | float) and math.isfinite(by)
+                return Trial(digest, starts, float(by) if known else None, float(within) if known else 0.0)
+        return None
 
     # Writing
 
@@ -159,18 +201,31 @@ class Generations:
         self._prune()
         return made
 
+    def go_back_to(self, generation: Generation) -> Generation:
+        """Save an earlier generation as the newest good one, under a new number. Raises TryLater like `promote`."""
+        return self.promote(generation.config, generation.digest)
+
     def reject(self, digest: str, reason: str) -> None:
         """Remember that this configuration failed by itself. Raises TryLater when the disk does not take it."""
-        known = self._rejections()
-        known.pop(digest, None)
-        known[digest] = " ".join(reason.split())[:_MAX_REASON]
-        self._write_rejections(dict(list(known.items())[-KEEP_REJECTED:]))
+        known = [each for each in self.rejections() if each.digest != digest]
+        new = Rejection(digest, " ".join(reason.split())[:_MAX_REASON], iso_utc(self._clock.time()))
+        self._write_rejections([*known, new][-KEEP_REJECTED:])
 
     def forget_rejected(self, digest: str) -> None:
         """Let this configuration be tried again. Raises TryLater when the disk does not take it."""
-        known = self._rejections()
-        if known.pop(digest, None) is not None:
-            self._write_rejections(known)
+        known = self.rejections()
+        rest = [each for each in known if each.digest != digest]
+        if len(rest) < len(known):
+            self._write_rejections(rest)
+
+    def begin_trial(self, trial: Trial) -> None:
+        """Remember `trial` in place of the one before. Raises TryLater when the disk does not take it."""
+        if trial != self.trial():
+            self._write(self.directory / TRIAL, json.dumps(asdict(trial), indent=1) + "\n")
+
+    def end_trial(self) -> None:
+        """Nothing is tried any more. Raises TryLater when the disk does not take it."""
+        self._remove(self.directory / TRIAL)
 
     # Files
 
@@ -206,32 +261,34 @@ class Generations:
             config = from_dict(tree)
         except ConfigError:
             return None
-        return Generation(number, config, header["digest"], header["state"] == "good", header["time"])
+        good = header["state"] == "good"
+        return Generation(number, config, header["digest"], good, header["time"], header["version"])
 
     def _save(self, number: int, config: Config, digest: str, *, good: bool) -> Generation:
-        made = Generation(number, config, digest, good, iso_utc(self._clock.time()))
+        made = Generation(number, config, digest, good, iso_utc(self._clock.time()), __version__)
         body = to_toml(config)
         header = (
             f"# captchad generation {number}\n"
             f"# state: {'good' if good else 'provisional'}\n"
             f"# time: {made.time}\n"
+            f"# captchad: {made.version}\n"
             f"# digest: {digest}\n"
             f"# sha256 of what follows: {hashlib.sha256(body.encode()).hexdigest()}\n"
         )
-        _write_durably(self._path(number), header + body)
+        self._write(self._path(number), header + body)
         return made
 
-    def _rejections(self) -> dict[str, str]:
+    def _object(self, name: str) -> dict[str, Any]:
+        """What a file of JSON holds; nothing when it cannot be read."""
         try:
-            known = json.loads(_read_text(self.directory / "rejected.json") or "{}")
+            known = json.loads(_read_text(self.directory / name) or "{}")
         except (ValueError, RecursionError):
             return {}
-        if not isinstance(known, dict):
-            return {}
-        return {key: value for key, value in known.items() if _DIGEST.fullmatch(key) and isinstance(value, str)}
+        return known if isinstance(known, dict) else {}
 
-    def _write_rejections(self, known: Mapping[str, str]) -> None:
-        _write_durably(self.directory / "rejected.json", json.dumps(known, indent=1) + "\n")
+    def _write_rejections(self, known: Sequence[Rejection]) -> None:
+        entries = {each.digest: {"reason": each.reason, "time": each.time} for each in known}
+        self._write(self.directory / REJECTED, json.dumps(entries, indent=1) + "\n")
 
     def _prune(self) -> None:
         """Remove what is neither among the newest nor among the newest good ones."""
@@ -240,7 +297,21 @@ class Generations:
         kept = {*numbers[:KEEP], *good[:KEEP_GOOD]}
         for number in numbers:
             if number not in kept:
-                _remove(self._path(number))
+                self._remove(self._path(number))
+
+    def _write(self, path: Path, text: str) -> None:
+        _change(lambda: durable.write(path, text), path)
+
+    def _remove(self, path: Path) -> None:
+        _change(lambda: durable.remove(path), path)
+
+
+def _reason_and_time(value: Any) -> tuple[str, str]:
+    """Two empty ones when `value` is no entry of the list of rejections."""
+    match value:
+        case {"reason": str(reason), "time": str(time)}:
+            return reason, time
+    return "", ""
 
 
 def _read_text(path: Path) -> str:
@@ -255,166 +326,10 @@ def _read_text(path: Path) -> str:
         return ""
 
 
-def _write_durably(path: Path, text: str) -> None:
-    """Replace `path` by `text`, whole or not at all. On return file and directory entry are on disk."""
+def _change(change: Callable[[], None], path: Path) -> None:
+    """Carry out a durable change. Raises TryLater in place of OSError."""
     try:
-        _make_directory(path.parent)
-        aside = path.with_name(f".{path.name}.tmp")
-        aside.unlink(missing_ok=True)
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-        with os.fdopen(fd, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(fd)
-        aside.replace(path)
-        _sync_directory(path.parent)
+        change()
     except OSError as error:
-        raise _try_later(path, error) from error
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _try_later(path, error) from error
-
-
-def _try_later(path: Path, error: OSError) -> TryLater:
-    return TryLater(f"the configuration's history cannot be written: {error.strerror}", hint=f"look at {path.parent}")
-
-
-def _make_directory(directory: Path) -> None:
-    """Make it and what is above it, each entry synced."""
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(mode=0o750, exist_ok=True)
-    _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A valid configuration from `file`, and `digest_of` it and its keys."""
-
-    config: Config
-    digest: str
-    file: str = "configuration"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What runs, and why."""
-
-    config: Config
-    origin: Literal["file", "last_known_good"]
-    generation: int  # 0: not saved yet
-    problem: str | None  # why the file does not run, on one line
-    proven: bool = True  # false: it has to go through probation
-
-
-def choose_at_start(found: Candidate | ConfigError, generations: Generations) -> Choice:
-    """The file if it is valid and not rejected, else the last good one. Raises ConfigError when there is none.
-
-    Reads the generations and writes nothing.
-    """
-    if isinstance(found, Candidate):
-        reason = generations.rejected(found.digest)
-        if reason is None:
-            known = generations.find(found.digest)
-            return Choice(found.config, "file", known.number if known else 0, None, proven=bool(known and known.good))
-        problem = f"this configuration was rejected: {reason}"
-        error = ConfigError([ConfigProblem(found.file, 0, "config", problem, "change it, or reload to try it again")])
-    else:
-        error = found
-        problem = _one_line(found)
-    good = generations.last_good()
-    if good is None:
-        raise error
-    return Choice(good.config, "last_known_good", good.number, problem, proven=good.good)
-
-
-def _one_line(error: ConfigError) -> str:
-    more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
-    return f"{error.problems[0]}{more}"
-
-
-class Verdict(StrEnum):
-    """What becomes of a configuration on probation."""
-
-    RUNNING = "running"
-    PROMOTE = "promote"
-    ROLLBACK = "rollback"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict; a rollback has a reason."""
-
-    verdict: Verdict
-    reason: str = ""
-
-
-class Probation:
-    """The trial of one new configuration. Pure: it is told what happened and when (monotonic seconds).
-
-    It becomes good when it has run for `probation_s` without an outage of its providers and without a fault of its own.
-    An outage stops the clock and is never held against it; a fault of its own counts at any time, also before the
-    service is ready and during an outage. The first verdict other than "running" stands.
-    """
-
-    def __init__(self, probation_s: float) -> None:
-        self._left_s = probation_s
-        self._since: float | None = None  # when the clock was last read while it ran; None: it stands still
-        self._started = False
-        self._outage = False
-        self._fault: str | None = None
-        self._final: Decision | None = None
-
-    @property
-    def remaining_s(self) -> float:
-        """Time without outages that it still has to run, as of the last event."""
-        return self._left_s
-
-    def started(self, now: float) -> None:
-        """The configuration is applied and the service is ready."""
-        self._started = True
-        self._turn(now)
-
-    def own_fault(self, reason: str) -> None:
-        """A fault that only the configuration can explain. The first one is the reason of the rollback."""
-        if self._fault is None:
-            self._fault = reason
-
-    def outage(self, now: float) -> None:
-        """No provider can be reached, or none answers properly. Said again it changes nothing."""
-        self._outage = True
-        self._turn(now)
-
-    def outage_over(self, now: float) -> None:
-        """The outage has ended."""
-        self._outage = False
-        self._turn(now)
-
-    def tick(self, now: float) -> Decision:
-        """The verdict as of now."""
-        self._turn(now)
-        if self._final is None:
-            if self._fault is not None:
-                self._final = Decision(Verdict.ROLLBACK, self._fault)
-            elif self._started and self._left_s <= 0:
-                self._final = Decision(Verdict.PROMOTE)
-        return self._final or Decision(Verdict.RUNNING)
-
-    def _turn(self, now: float) -> None:
-        """Account for the time since the last event, then let the clock run or stand."""
-        if self._since is not None:
-            self._left_s = max(0.0, self._left_s - (now - self._since))
-        self._since = now if self._started and not self._outage else None
+        message = f"the configuration's history cannot be written: {error.strerror}"
+        raise TryLater(message, hint=f"look at {path.parent}") from error

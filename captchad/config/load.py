@@ -60,6 +60,15 @@ class Places:
             here = here.inside[part]
         return here.file, here.line
 
+    def find(self, path: KeyPath) -> tuple[str, int] | None:
+        """File and line of exactly `path`; None when no file has it."""
+        here = self
+        for part in path:
+            if part not in here.inside:
+                return None
+            here = here.inside[part]
+        return here.file, here.line
+
     def problem(self, path: KeyPath, message: str, hint: str = "") -> ConfigProblem:
         """The problem at `path`, with its file and line."""
         file, line = self.at(path)

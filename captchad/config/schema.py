@@ -22,14 +22,13 @@ __all__ = [
     "Supervision",
     "Table",
     "keys",
-    "renewal_needed",
-    "restart_needed",
     "tables",
     "to_dict",
+    "with_places_of",
 ]
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,11 @@ class Reload(StrEnum):
     LIVE = "live"
     WORKERS = "workers"  # as each worker is replaced by a new one, one at a time
     RESTART = "restart"
+
+    @property
+    def words(self) -> str:
+        """How a change is said to take effect."""
+        return {"live": "live", "workers": "as workers are replaced", "restart": "takes a restart"}[self.value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -583,24 +587,15 @@ def _plain(table: Any) -> dict[str, Any]:
     return out
 
 
-def restart_needed(running: Config, new: Config) -> tuple[str, ...]:
-    """The keys (`table.key`) that differ and that a reload cannot apply."""
-    return _differing(running, new, Reload.RESTART)
+def with_places_of(config: Config, other: Config) -> Config:
+    """`config` with those values of `other` that only a restart may change: directories, and where the queue lives."""
+    return replace(config, **{name: _with_places_of(getattr(config, name), getattr(other, name)) for name in _SINGLE})
 
 
-def renewal_needed(running: Config, new: Config) -> tuple[str, ...]:
-    """The keys (`table.key`) that differ and that a worker takes at its start."""
-    return _differing(running, new, Reload.WORKERS)
+def _with_places_of(table: Any, other: Any) -> Any:
+    fixed = [each.name for each in fields(table) if each.metadata["spec"].reload is Reload.RESTART]
+    return replace(table, **{name: getattr(other, name) for name in fixed})
 
 
-def _differing(running: Config, new: Config, when: Reload) -> tuple[str, ...]:
-    out = []
-    for each in fields(Config):
-        table: Table = each.metadata["table"]
-        for key in keys(table):
-            if key.spec.reload is not when:
-                continue
-            old, now = (getattr(getattr(config, each.name), key.name) for config in (running, new))
-            if old != now:
-                out.append(f"{table.name}.{key.name}")
-    return tuple(out)
+#: Tables that are no arrays.
+_SINGLE = tuple(each.name for each in fields(Config) if not each.metadata["table"].array)

@@ -8,7 +8,7 @@ Bounds: a request of MAX_REQUEST bytes, an answer of MAX_ANSWER, 64 clients at a
 10 s to send the request and 10 s to take the answer. Only a deferred answer may take as long as it takes.
 """
 
-__all__ = ["CLIENT_S", "MAX_CLIENTS", "ControlServer", "Handler", "Pending", "Reply", "Request"]
+__all__ = ["CLIENT_S", "MAX_CLIENTS", "MAX_PATH_BYTES", "ControlServer", "Handler", "Pending", "Reply", "Request"]
 
 import contextlib
 import errno
@@ -33,10 +33,12 @@ MAX_CLIENTS = 64
 #: Time for a client to send its line, and again to take the answer.
 CLIENT_S = 10.0
 
+#: Of a socket's path, as the kernel has it.
+MAX_PATH_BYTES = 107
+
 _ACCEPTS_PER_TURN = 16
 _BACKLOG = 128
 _CHUNK = 1 << 16
-_MAX_PATH = 107
 _PEER = struct.Struct("3i")
 
 #: How long nobody is accepted when the process has no descriptor left; the listener stays readable meanwhile.
@@ -102,7 +104,7 @@ class ControlServer:
 
     def start(self) -> None:
         """Bind and listen. Raises LockHeld when a live daemon answers there, NeedsOperator when nothing can."""
-        if len(bytes(self.path)) > _MAX_PATH - len(".new"):
+        if len(bytes(self.path)) > MAX_PATH_BYTES - len(".new"):
             raise NeedsOperator(f"{self.path} is too long for a socket", hint="set a shorter daemon.runtime_dir")
         _clear_stale(self.path)
         self._listener = self._bind()

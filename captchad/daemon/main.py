@@ -1,14 +1,14 @@
 """`captchad run`: from a configuration file to an exit code (sysexits)."""
 
-__all__ = ["EX_CONFIG", "EX_SOFTWARE", "EX_TEMPFAIL", "EX_UNAVAILABLE", "run"]
+__all__ = ["EX_CONFIG", "EX_TEMPFAIL", "EX_UNAVAILABLE", "run"]
 
+import errno
 import faulthandler
 import gc
 import logging
 import os
 import random
 import resource
-import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from captchad.supervisor.system import raise_descriptor_limit
 from captchad.supervisor.template import Template
 
 EX_UNAVAILABLE = 69
-EX_SOFTWARE = 70
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
 
@@ -40,22 +39,45 @@ def run(config_path: Path, environ: MutableMapping[str, str]) -> int:
     notify = Notify(environ, clock, os.getpid())
     notify.clear_for_children()
     start_logging(environ)
-    configuration = Configuration(config_path, environ)
+    configuration = Configuration(config_path, environ, clock)
     try:
         template = _make_template()
         configuration.load_at_start()
         start_logging(environ, configuration.config.daemon.log_level)
         return _live(configuration, notify, template, clock)
-    except ConfigError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"{problem}\n")
-        return EX_CONFIG
-    except CaptchadError as error:
-        _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
-        return EX_TEMPFAIL if isinstance(error, TryLater) else EX_CONFIG if isinstance(error, NeedsOperator) else 1
-    except OSError as error:
-        _log.error("cannot start: %s", error)
+    except (CaptchadError, OSError) as error:
+        _tell(error, notify)
+        return _code_of(error)
+
+
+def _tell(error: CaptchadError | OSError, notify: Notify) -> None:
+    """Say why it cannot start: in the log, and on systemd's own lines of the service."""
+    if isinstance(error, ConfigError):
+        lines = [str(problem) for problem in error.problems]
+    elif isinstance(error, CaptchadError):
+        lines = [f"{error} ({error.hint})" if error.hint else str(error)]
+    else:
+        lines = [f"cannot start: {error}"]
+    for line in lines:
+        _log.error(line)
+    notify.status(f"not started: {lines[0]}")
+    notify.errno(_errno_of(error))
+
+
+def _errno_of(error: BaseException) -> int:
+    """That of the call that failed; EINVAL where none did: what is wrong is what was asked for."""
+    while error.__cause__ is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    found = error.errno if isinstance(error, OSError) else None
+    return found or (errno.EAGAIN if isinstance(error, TryLater) else errno.EINVAL)
+
+
+def _code_of(error: CaptchadError | OSError) -> int:
+    if isinstance(error, OSError):
         return EX_UNAVAILABLE
+    if isinstance(error, TryLater):
+        return EX_TEMPFAIL
+    return EX_CONFIG if isinstance(error, ConfigError | NeedsOperator) else 1
 
 
 def _make_template() -> Template:

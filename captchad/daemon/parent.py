@@ -14,10 +14,12 @@ import random
 import signal
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from captchad.config.changes import Change
 from captchad.config.schema import Config
 from captchad.control.server import ControlServer
 from captchad.daemon import settings as pick
@@ -181,6 +183,7 @@ class Parent:
 
     def start(self) -> None:
         """Commit the epoch, settle what the last life left, fork the workers, open the doors."""
+        self.configuration.on_start()
         # A start on a full disk cannot write its epoch, but its workers may have left files under it.
         used = [side.epoch for side in side_files(self.journal_dir)]
         epoch = max([self.queue.view.epoch, *used]) + 1
@@ -463,9 +466,12 @@ class Parent:
 
     def _status_line(self, problems: Sequence[str]) -> str:
         view = self.queue.view
+        oldest = view.oldest_pending_at()
+        age_s = 0 if oldest is None else int(self.queue.now() - oldest)
         line = (
-            f"{self.crew.alive}/{self.crew.view.target} workers,"
-            f" {view.lines['ready'] + view.lines['delayed'] + view.lines['waiting']} queued,"
+            f"{self.dispatcher.degradation.mode}: {self.crew.alive}/{self.crew.view.target} workers,"
+            f" {view.lines['ready'] + view.lines['delayed'] + view.lines['waiting']} queued"
+            f"{f' (oldest {age_s} s)' if age_s > 0 else ''},"
             f" {sum(view.in_flight.values())} in flight, {view.states[State.DEAD]} dead"
         )
         waits = [f"draining: waits for {self._under_way} captchas"] if self._finishing else []
@@ -502,19 +508,38 @@ class Parent:
 
     # ---------------------------------------------------------------- configuration
 
-    def reload(self) -> ReloadOutcome:
+    def reload(self, confirm_within_s: float | None = None) -> ReloadOutcome:
         """Read the configuration again; a bad one is refused and the running one stays. Returns what happened."""
-        self.notify.reloading()
-        outcome = self.configuration.reload(self.clock.monotonic())
-        for line in outcome.refused:
-            self.log.error(f"config: reload refused: {line}")
-        if outcome.applied:
-            self.log.info(f"config: reloaded; changed: {', '.join(outcome.changed) or 'nothing'}")
-        if outcome.applied:
-            self._apply()
-        self._publish_status()
-        self.notify.ready(self._last_status)
+        with self._reloading():
+            outcome = self.configuration.reload(self.clock.monotonic(), confirm_within_s)
+            for line in outcome.refused:
+                self.log.error(f"config: reload refused: {line}")
+            if outcome.applied:
+                changed = ", ".join(map(str, outcome.changed)) or "nothing"
+                self.log.info(f"config: reloaded; changed: {changed}")
+                self._apply()
         return outcome
+
+    def go_back(self, number: int | None) -> tuple[Change, ...]:
+        """Run an earlier generation. Raises FixInput, TryLater."""
+        with self._reloading():
+            changed = self.configuration.go_back(number, self.clock.monotonic())
+            self.configuration.take_changed()
+            self._apply()
+        return changed
+
+    @contextmanager
+    def _reloading(self) -> Iterator[None]:
+        """Tell systemd of a change of the configuration, and of its end, whatever that is."""
+        told = self.state == "running"  # before it READY=1 would be wrong, and after STOPPING=1 nothing counts
+        if told:
+            self.notify.reloading()
+        try:
+            yield
+        finally:
+            self._publish_status()
+            if told:
+                self.notify.ready(self._last_status)
 
     def _apply(self) -> None:
         """Bring every part to `self.configuration.config`; what needs a restart was refused before."""
@@ -532,8 +557,10 @@ class Parent:
         self.front.configure(config.http.address)
 
     def _tick_config(self, now: float) -> None:
-        if self.crew.view.boot_failures >= max(2, self.crew.view.target):
-            self.configuration.own_fault("workers cannot boot")
+        view = self.crew.view
+        # Where the system is short of something, that is why they do not boot.
+        if view.boot_failures >= max(2, view.target) and view.guard.share == 1.0:
+            self.configuration.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
         self.configuration.tick(now, outage=self.providers.any_outage)
         if self.configuration.take_changed():
             self._apply()
@@ -597,6 +624,7 @@ class Parent:
 
     def close(self) -> None:
         """Leave everything on disk as the next start wants it."""
+        self.configuration.on_stop()
         self._remove_side_files()
         self.front.close()
         self.crew.close()

@@ -4,6 +4,7 @@ __all__ = ["Parts", "Reporting"]
 
 from typing import Any, Protocol
 
+from captchad.config.changes import Change
 from captchad.daemon.configuration import Configuration, ReloadOutcome
 from captchad.daemon.dispatch import Dispatcher
 from captchad.daemon.orphans import Orphans
@@ -45,8 +46,11 @@ class Parts(Protocol):
     def reporter(self) -> Reporting:
         """Says how all is."""
 
-    def reload(self) -> ReloadOutcome:
+    def reload(self, confirm_within_s: float | None = None) -> ReloadOutcome:
         """Read the configuration again."""
+
+    def go_back(self, number: int | None) -> tuple[Change, ...]:
+        """Run an earlier configuration."""
 
     def finish(self, why: str) -> None:
         """Stop when all that is under way has ended."""

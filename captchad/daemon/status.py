@@ -103,6 +103,8 @@ class Reporter:
             found.append(f"{held} tasks are held: captchactl list --state held, then release or cancel")
         if parent.configuration.problem:
             found.append(f"config: {parent.configuration.problem}")
+        if parent.configuration.awaited:
+            found.append(f"config: {parent.configuration.awaited}")
         if parent.queue.journal.quarantined:
             found.append(f"{parent.queue.journal.quarantined} damaged journal lines are in quarantine")
         return found

@@ -3,9 +3,11 @@
 __all__ = ["Verbs"]
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from captchad.config.changes import Change
 from captchad.control.server import Pending, Reply, Request
 from captchad.control.wire import ok, refuse
 from captchad.daemon.parts import Parts
@@ -21,6 +23,9 @@ MAX_LIST = 10_000
 
 #: Tasks of a state that one request changes: a slice, so that a crowd does not hold up heartbeats.
 CHANGED_A_REQUEST = 1000
+
+#: Longest time that a reload waits to be confirmed: a week.
+CONFIRM_MOST_S = 7 * 86400.0
 
 #: As `daemon.workers`.
 WORKERS_MOST = 256
@@ -43,6 +48,9 @@ class Verbs:
             "cancel": self._cancel,
             "report": self._report,
             "reload": self._reload,
+            "config.show": self._config_show,
+            "config.confirm": self._config_confirm,
+            "config.rollback": self._config_rollback,
             "workers.scale": self._workers_scale,
             "workers.restart": self._workers_restart,
             "drain": self._drain,
@@ -114,10 +122,26 @@ class Verbs:
         return report(self._parent, str(args.get("id", "")), str(args.get("verdict", "")))
 
     def _reload(self, args: dict[str, Any]) -> Reply:
-        outcome = self._parent.reload()
+        within = args.get("confirm_within_s")
+        if within is not None and not (isinstance(within, int | float) and 0 < within <= CONFIRM_MOST_S):
+            return refuse(f"confirm_within_s is to be above 0 and at most {CONFIRM_MOST_S:g}", code=2)
+        outcome = self._parent.reload(within)
         if outcome.refused:
             return refuse("\n".join(outcome.refused), hint="the configuration that ran before runs on")
-        return ok({"changed": list(outcome.changed), "config": self._parent.configuration.report()})
+        return ok({"changed": _changed(outcome.changed), "config": self._parent.configuration.report()})
+
+    def _config_show(self, args: dict[str, Any]) -> Reply:
+        return ok(self._parent.configuration.shown())
+
+    def _config_confirm(self, args: dict[str, Any]) -> Reply:
+        return ok({"generation": self._parent.configuration.confirm()})
+
+    def _config_rollback(self, args: dict[str, Any]) -> Reply:
+        number = args.get("generation")
+        if number is not None and type(number) is not int:
+            return refuse("the number of a generation is wanted", code=2)
+        changed = self._parent.go_back(number)
+        return ok({"changed": _changed(changed), "config": self._parent.configuration.report()})
 
     def _workers_scale(self, args: dict[str, Any]) -> Reply:
         crew, least = self._parent.crew, self._parent.configuration.config.daemon.min_workers
@@ -152,6 +176,10 @@ class Verbs:
         """Raises TryLater in a drain: its workers are on their way out."""
         if self._parent.state not in ("starting", "running"):
             raise TryLater("the daemon is draining: its workers go", hint="when it has ended, start it again")
+
+
+def _changed(changes: Sequence[Change]) -> list[dict[str, str]]:
+    return [asdict(each) for each in changes]
 
 
 def _forecast(parent: Parts) -> dict[str, Any]:

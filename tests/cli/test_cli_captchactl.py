@@ -94,7 +94,10 @@ def canned(request, loop):
             return ok({"redriven": ids[:1], "refused": dict.fromkeys(ids[1:], "not dead")})
         case "reload":
             pending = Pending()
-            changed = ["daemon.workers", "policy.allowed_hosts\x1b"]
+            changed = [
+                {"key": "daemon.workers", "before": "2", "after": "3", "applies": "live"},
+                {"key": "supervision.threads\x1b", "before": "16", "after": "8", "applies": "workers"},
+            ]
             loop.call_later(0.1, lambda: pending.resolve(ok({"changed": changed, "config": {}})))
             return pending
         case "hold" | "release" | "cancel":
@@ -379,8 +382,9 @@ def test_no_permission_has_its_code(live):
 
 def test_reload_waits_for_the_daemon(live):
     done = live("reload")
-    assert (done.returncode, done.stdout) == (0, "daemon.workers\npolicy.allowed_hosts?\nreloaded\n")
-    assert json.loads(live("reload", "--json").stdout)["changed"][0] == "daemon.workers"
+    lines = ["daemon.workers: 2 -> 3 (live)", "supervision.threads?: 16 -> 8 (as workers are replaced)", "reloaded"]
+    assert (done.returncode, done.stdout.splitlines()) == (0, lines)
+    assert json.loads(live("reload", "--json").stdout)["changed"][0]["key"] == "daemon.workers"
 
 
 def test_reload_says_when_nothing_has_changed(ctl):

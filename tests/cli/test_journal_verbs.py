@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import pytest
 
-from captchad.cli import captchactl, journal
+from captchad.cli import captchactl, times
 from captchad.cli.exits import Exit
 from captchad.config import load  # noqa: F401 - who gives up the right to read the package cannot import it
 from captchad.journal.osio import Os
@@ -963,12 +963,12 @@ def test_export_since_takes_a_record_without_a_time_with_the_one_before_it(state
     ],
 )
 def test_since_is_a_time(text, seconds):
-    assert journal.parse_since(text) == seconds
+    assert times.parse_since(text) == seconds
 
 
 @pytest.mark.parametrize(("text", "ago"), [("90s", 90), ("15min", 900), ("1.5m", 90), ("2h", 7200), ("3d", 259200)])
 def test_since_is_a_duration(text, ago):
-    assert time.time() - journal.parse_since(text) == pytest.approx(ago, abs=10)
+    assert time.time() - times.parse_since(text) == pytest.approx(ago, abs=10)
 
 
 # --- as a program

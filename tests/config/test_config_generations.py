@@ -14,16 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captchad.config.generations import (
-    KEEP,
-    KEEP_REJECTED,
-    Candidate,
-    Choice,
-    Generations,
-    choose_at_start,
-    default_directory,
-    digest_of,
-)
+from captchad.config.choice import Candidate, Choice, choose_at_start
+from captchad.config.generations import KEEP, KEEP_REJECTED, Generations, Trial, default_directory, digest_of
 from captchad.config.load import from_dict
 from captchad.model.errors import ConfigError, ConfigProblem, NeedsOperator, TryLater
 
@@ -235,6 +227,104 @@ def test_choosing_writes_nothing(saved):
     choose_at_start(BROKEN, saved)
     choose_at_start(Candidate(config(2), digest(2)), saved)
     assert {path: path.read_bytes() for path in saved.directory.iterdir()} == before
+
+
+# What was being tried when the daemon died
+
+
+def chosen(saved, workers, **more):
+    """What a start chooses when the file says `workers`, and why it rejects that, if so."""
+    choice = choose_at_start(Candidate(config(workers), digest(workers)), saved, **more)
+    return choice.config.daemon.workers, choice.failed
+
+
+def test_what_does_not_become_ready_twice_is_not_started_a_third_time(saved):
+    promote(saved, 1)
+    saved.begin_trial(Trial(digest(2), starts=1))
+    assert chosen(saved, 2) == (2, None)
+    saved.begin_trial(Trial(digest(2), starts=2))
+    assert chosen(saved, 2) == (1, "captchad did not become ready with it in 2 starts")
+    assert chosen(saved, 3) == (3, None), "another one has failed"
+    saved.end_trial()
+    assert chosen(saved, 2) == (2, None)
+
+
+def test_without_another_to_fall_back_to_it_is_started_again_and_again(saved):
+    saved.begin_trial(Trial(digest(1), starts=9))
+    assert chosen(saved, 1) == (1, None)
+    promote(saved, 1)
+    assert chosen(saved, 1) == (1, None)
+
+
+def test_what_nobody_confirmed_is_not_started_when_its_time_is_over(saved):
+    promote(saved, 1)
+    saved.begin_trial(Trial(digest(2), confirm_by=1000.0, confirm_within_s=600.0))
+    assert chosen(saved, 2, now=999.0) == (2, None)
+    assert chosen(saved, 2, now=1000.0) == (1, "nobody confirmed it within 600 s")
+
+
+def test_an_earlier_generation_that_is_tried_again_has_to_be_confirmed_too(saved):
+    promote(saved, 1, 2)
+    saved.begin_trial(Trial(digest(1), confirm_by=1000.0, confirm_within_s=600.0))
+    assert chosen(saved, 1, now=999.0) == (1, None)
+    assert chosen(saved, 1, now=1000.0) == (2, "nobody confirmed it within 600 s")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"digest": 1}', '{"digest": "x", "starts": "2"}'])
+def test_a_damaged_trial_is_none(saved, content):
+    saved.begin_trial(Trial(digest(1), starts=2))
+    (saved.directory / "trial.json").write_text(content)
+    assert saved.trial() is None
+    saved.begin_trial(Trial(digest(1), starts=1))
+    assert saved.trial() == Trial(digest(1), starts=1)
+
+
+# Directories
+
+
+def at(place, workers=1):
+    made = config(workers)
+    return replace(made, daemon=replace(made.daemon, state_dir=Path(place)))
+
+
+def unusable(*places):
+    return lambda config: f"{config.daemon.state_dir} is gone" if str(config.daemon.state_dir) in places else None
+
+
+def test_directories_that_cannot_be_used_are_left_where_the_good_ones_can(saved):
+    saved.promote(at("/good"), "a" * 64)
+    bad = Candidate(at("/bad"), "b" * 64, "/etc/c.toml")
+    choice = choose_at_start(bad, saved, unusable=unusable("/bad"))
+    assert (choice.origin, choice.config, choice.problem) == (
+        "last_known_good",
+        at("/good"),
+        "/etc/c.toml: /bad is gone",
+    )
+    assert choice.failed is None, "when the disk is mounted it is to be tried again"
+    assert choose_at_start(bad, saved, unusable=unusable("/bad", "/good")).origin == "file"
+    assert choose_at_start(bad, saved, unusable=unusable("/good")).origin == "file"
+    same = Candidate(at("/good", workers=2), "b" * 64)
+    assert choose_at_start(same, saved, unusable=unusable("/good")).origin == "file"
+
+
+def test_a_rejected_one_leaves_its_directories_to_the_good_one(saved):
+    # Tasks were taken there, and nobody else would work on them.
+    saved.promote(at("/old", workers=1), "a" * 64)
+    saved.reject("b" * 64, "x")
+    found = Candidate(at("/new", workers=2), "b" * 64)
+    assert choose_at_start(found, saved).config == at("/new", workers=1)
+    assert choose_at_start(found, saved, unusable=unusable("/new")).config == at("/old", workers=1)
+
+
+# Back
+
+
+def test_going_back_makes_the_earlier_one_the_newest(saved):
+    first, _ = promote(saved, 1, 2)
+    made = saved.go_back_to(first)
+    assert (made.number, made.config, made.good) == (3, config(1), True)
+    assert saved.last_good() == made
+    assert numbers(saved) == [3, 2, 1]
 
 
 # Hostile and torn files
@@ -457,7 +547,7 @@ def test_the_order_of_the_calls_is_write_sync_rename_sync(saved):
     durable = [each for each in calls if each in ("flush", "fsync", "replace", "unlink")]
     write = ["unlink", "flush", "fsync", "replace", "fsync"]  # unlink: of what a killed writer left
     # The generation, the forgotten rejection, and only then the old generation goes.
-    assert durable == [*write, *write, "unlink"]
+    assert durable == [*write, *write, "unlink", "fsync"]
 
 
 def test_new_directories_are_synced_into_their_parents(tmp_path):

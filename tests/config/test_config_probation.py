@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captchad.config.generations import Decision, Probation, Verdict
+from captchad.config.probation import Confirmation, Decision, Probation, Verdict
 
 RUNNING = Decision(Verdict.RUNNING)
 PROMOTE = Decision(Verdict.PROMOTE)
@@ -55,6 +55,16 @@ def test_probation(events, said):
 
 def test_no_probation_is_over_at_the_first_tick():
     assert play(Probation(0.0), ("tick", 1), ("started", 1), ("tick", 1)) == [RUNNING, PROMOTE]
+
+
+def test_what_is_to_be_confirmed_is_rolled_back_in_time_whatever_else_is():
+    word = Confirmation(100.0, "nobody did")
+    said = [RUNNING, RUNNING, rollback("nobody did"), rollback("nobody did")]
+    ticks = [("tick", 50), ("tick", 99.9), ("tick", 100), ("tick", 101)]
+    assert play(Probation(10.0, word), ("started", 0), *ticks) == said
+    assert play(Probation(10.0, word), ("started", 0), ("outage", 1), *ticks) == said
+    assert play(Probation(10.0, word), *ticks) == said
+    assert play(Probation(10.0, word), ("own_fault", "x"), ("tick", 1)) == [rollback("x")]
 
 
 def test_what_remains():

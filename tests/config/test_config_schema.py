@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from captchad.config.changes import changes
 from captchad.config.kinds import split_listen
 from captchad.config.load import from_dict
-from captchad.config.schema import REQUIRED, Reload, keys, renewal_needed, restart_needed, tables, to_dict
+from captchad.config.schema import REQUIRED, Reload, keys, tables, to_dict, with_places_of
 from captchad.model.errors import ConfigError
 
 DEFAULTS = {
@@ -126,35 +127,49 @@ def test_what_needs_a_restart():
     assert marked == places | {"daemon.allow_weak_fs", "queue.backend"}
 
 
-@pytest.mark.parametrize(
-    ("new", "needed"),
-    [
-        ({"daemon": {"workers": 9}, "retry": {"max_attempts": 9}, "queue": {"capacity": 9}}, ()),
-        ({"daemon": {"state_dir": "/a"}}, ("daemon.state_dir",)),
-        ({"daemon": {"spool_dir": "/a", "runtime_dir": "/b"}}, ("daemon.spool_dir", "daemon.runtime_dir")),
-    ],
-)
-def test_a_reload_that_needs_a_restart_is_seen(new, needed):
-    assert restart_needed(from_dict(LEAST), changed(**new)) == needed
-
-
 def test_what_needs_new_workers():
     marked = {f"{t.name}.{k.name}" for t in tables() for k in keys(t) if k.spec.reload is Reload.WORKERS}
     assert marked == {"supervision.threads"}
 
 
+def told(old, new):
+    return [str(each) for each in changes(to_dict(old), to_dict(new))]
+
+
 @pytest.mark.parametrize(
-    ("new", "needed"),
+    ("new", "lines"),
     [
-        ({"supervision": {"standby": 0, "max_tasks": 9}, "daemon": {"state_dir": "/a"}}, ()),
-        ({"supervision": {"threads": 16}}, ()),
-        ({"supervision": {"threads": 8}, "daemon": {"workers": 9}}, ("supervision.threads",)),
+        ({}, []),
+        (
+            {"daemon": {"workers": 9, "state_dir": "/a"}, "supervision": {"threads": 8}},
+            [
+                "daemon.workers: 4 -> 9 (live)",
+                'daemon.state_dir: "/var/lib/captchad" -> "/a" (takes a restart)',
+                "supervision.threads: 16 -> 8 (as workers are replaced)",
+            ],
+        ),
+        ({"supervision": {"threads": 16}}, []),
     ],
 )
-def test_a_reload_that_needs_new_workers_is_seen(new, needed):
-    config = changed(**new)
-    assert renewal_needed(from_dict(LEAST), config) == needed
-    assert not set(needed) & set(restart_needed(from_dict(LEAST), config)), "the reload is refused"
+def test_each_change_is_told_with_what_it_takes(new, lines):
+    assert told(from_dict(LEAST), changed(**new)) == lines
+
+
+def test_a_provider_that_comes_or_goes_is_one_change_and_a_changed_one_tells_its_keys():
+    first = {"name": "a.b", "url": "http://a", "api_key_file": "/k"}
+    second = {"name": "c", "url": "http://c", "api_key_file": "/k"}
+    one = from_dict(LEAST | {"provider": [first]})
+    both = from_dict(LEAST | {"provider": [second, {**first, "poll_s": 9.0, "methods": ["hcaptcha"]}]})
+
+    wanted = ["provider.a.b.poll_s: 5.0 -> 9.0 (live)", 'provider.a.b.methods: - -> ["hcaptcha"] (live)']
+    assert sorted(told(one, both)) == sorted(["provider.c: - -> there (live)", *wanted])
+    assert "provider.c: there -> - (live)" in told(both, one)
+
+
+def test_the_places_of_another_are_those_that_take_a_restart():
+    other = changed(daemon={"workers": 9, "state_dir": "/a"}, retry={"max_attempts": 9})
+    mixed = with_places_of(from_dict(LEAST), other)
+    assert told(from_dict(LEAST), mixed) == ['daemon.state_dir: "/var/lib/captchad" -> "/a" (takes a restart)']
 
 
 def test_a_config_cannot_be_changed():

@@ -160,7 +160,7 @@ class World:
         transport = partial(SimulatedTransport, {f"http://{name}": each for name, each in self.services.items()})
         self._patch.setattr(caller_module, "ProviderClient", partial(ProviderClient, transport_factory=transport))
         environ = {"XDG_STATE_HOME": str(self.directory / "xdg")}
-        configuration = Configuration(self.config_file, environ)
+        configuration = Configuration(self.config_file, environ, self.clock)
         configuration.load_at_start()
         log = logging.getLogger("captchad.world")
         log.setLevel(logging.ERROR)

@@ -1,0 +1,50 @@
+"""Small files that a power cut leaves as they were or as they are to be, never in between.
+
+On return the change is on disk; when a call raises or the process dies in it, what was there before is there still.
+All raise OSError.
+"""
+
+__all__ = ["remove", "write"]
+
+import os
+from pathlib import Path
+
+
+def write(path: Path, text: str, *, mode: int = 0o640) -> None:
+    """Replace `path` by `text`, whole or not at all; directories above it are made. `mode` is that of a new file."""
+    _make_directory(path.parent)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.unlink(missing_ok=True)  # of a writer that was killed
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(fd)
+    aside.replace(path)
+    _sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove `path` for good; nothing happens if it is not there."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    _sync_directory(path.parent)
+
+
+def _make_directory(directory: Path) -> None:
+    """Make it and what is above it, each entry synced."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(mode=0o750, exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
