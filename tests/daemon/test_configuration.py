@@ -1,0 +1,295 @@
+"""Which configuration runs: across deaths of the daemon, words of operators, and faults that are its own or not."""
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from captchad.daemon.configuration import Configuration
+from captchad.model.errors import FixInput
+from tests.support.clock import FakeClock
+
+KEY, OTHER = "a" * 32, "b" * 32
+
+
+class Bench:
+    """A configuration file, and daemons that read it one after the other."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.file = root / "captchad.toml"
+        self.clock = FakeClock()
+        (root / "key").write_text(KEY)
+        self.write()
+
+    def write(self, key="key", **tables):
+        tree = {
+            "daemon": {name: str(self.root / name) for name in ("state_dir", "spool_dir", "runtime_dir")},
+            "policy": {"allowed_hosts": ["a.example"]},
+            "provider": [{"name": "p", "url": "http://h", "api_key_file": str(self.root / key)}],
+        }
+        for name, values in tables.items():
+            tree[name] = tree.get(name, {}) | values
+        self.file.write_text(tomli_w.dumps(tree))
+
+    def start(self, *, ready=True):
+        """A daemon that begins; with `ready` it becomes ready, too."""
+        made = Configuration(self.file, {"XDG_STATE_HOME": str(self.root / "xdg")}, self.clock)
+        made.load_at_start()
+        made.on_start()
+        if ready:
+            made.on_ready(self.clock.monotonic())
+        return made
+
+    def proven(self, **tables):
+        """A daemon whose configuration has come through its probation."""
+        self.write(**tables)
+        made = self.start()
+        self.wait(made, 1000.0)
+        return made
+
+    def wait(self, made, seconds):
+        self.clock.advance(seconds)
+        made.tick(self.clock.monotonic(), outage=False)
+
+    def reload(self, made, within=None, **tables):
+        self.write(**tables)
+        return made.reload(self.clock.monotonic(), within)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def workers(made):
+    return made.config.daemon.workers
+
+
+# --- starts
+
+
+def test_what_does_not_become_ready_twice_gives_way_to_the_last_good_one(bench):
+    bench.proven()
+    bench.write(daemon={"workers": 9})
+    assert [workers(bench.start(ready=False)) for _ in range(3)] == [9, 9, 4]
+    made = bench.start()
+    assert made.problem == "this configuration was rejected: captchad did not become ready with it in 2 starts"
+    bench.write(daemon={"workers": 8})
+    bench.start(ready=False)
+    bench.write(daemon={"workers": 9})
+    assert workers(bench.start()) == 4, "nor is it forgotten when another one is tried"
+    assert bench.reload(made, daemon={"workers": 9}).applied, "an explicit reload always tries"
+    assert workers(bench.start()) == 9
+
+
+def test_a_start_that_was_told_to_stop_or_became_ready_does_not_count(bench):
+    bench.proven()
+    bench.write(daemon={"workers": 9})
+    for _ in range(3):
+        assert workers(bench.start(ready=False)) == 9
+        bench.start(ready=False).on_stop()
+        assert workers(bench.start(ready=True)) == 9
+
+
+def test_the_first_configuration_ever_is_tried_again_and_again(bench):
+    assert [workers(bench.start(ready=False)) for _ in range(4)] == [4] * 4
+
+
+def test_directories_that_cannot_be_used_leave_the_last_good_ones(bench):
+    bench.proven()
+    (bench.root / "file").write_text("")
+    bench.write(daemon={"state_dir": str(bench.root / "file" / "state")})
+    made = bench.start()
+    assert made.config.daemon.state_dir == bench.root / "state_dir"
+    assert (
+        f"daemon.state_dir: {bench.root}/file/state cannot be made: {bench.root}/file is no directory" in made.problem
+    )
+    (bench.root / "file").unlink()
+    assert bench.start().config.daemon.state_dir == bench.root / "file" / "state"
+
+
+@pytest.mark.parametrize("name", ["state_dir", "spool_dir", "runtime_dir"])
+def test_each_directory_is_looked_at(bench, name):
+    bench.proven()
+    (bench.root / "file").write_text("")
+    bench.write(daemon={name: str(bench.root / "file")})
+    assert f"daemon.{name}: {bench.root}/file cannot be used" in bench.start().problem
+
+
+def test_a_runtime_directory_too_long_for_a_socket_is_not_taken(bench):
+    bench.proven()
+    bench.write(daemon={"runtime_dir": f"/run/{'x' * 100}"})
+    assert "too long for the path of a socket" in bench.start().problem
+
+
+def test_tasks_in_new_directories_are_not_left_when_the_rest_is_rolled_back(bench):
+    bench.proven()
+    bench.write(daemon={"state_dir": str(bench.root / "new"), "workers": 9})
+    made = bench.start()
+    made.own_fault("workers cannot boot", "daemon.")
+    bench.wait(made, 1.0)
+    assert (workers(made), made.config.daemon.state_dir) == (4, bench.root / "new")
+    again = bench.start()
+    assert (workers(again), again.config.daemon.state_dir) == (4, bench.root / "new")
+
+
+# --- to be confirmed
+
+
+def test_what_nobody_confirms_is_rolled_back(bench):
+    made = bench.proven()
+    assert bench.reload(made, 600.0, daemon={"workers": 9}).applied
+    assert made.awaited is not None
+    bench.wait(made, 599.0)
+    assert workers(made) == 9
+    bench.wait(made, 1.0)
+    assert (workers(made), made.take_changed()) == (4, True)
+    assert made.problem == "rolled back: nobody confirmed it within 600 s; undone: daemon.workers"
+    assert made.awaited is None
+    assert workers(bench.start()) == 4, "and not tried by a start"
+
+
+def test_time_goes_on_while_no_daemon_runs(bench):
+    made = bench.proven()
+    bench.reload(made, 600.0, daemon={"workers": 9})
+    bench.clock.advance(300.0)
+    made = bench.start()
+    assert workers(made) == 9
+    bench.wait(made, 299.0)
+    assert workers(made) == 9
+    bench.wait(made, 1.0)
+    assert workers(made) == 4
+
+    bench.reload(made, 600.0, daemon={"workers": 8})
+    bench.clock.advance(600.0)
+    assert workers(bench.start()) == 4
+
+
+def test_a_wall_clock_that_was_set_back_gives_no_more_time(bench):
+    made = bench.proven()
+    bench.reload(made, 600.0, daemon={"workers": 9})
+    bench.clock.wall -= 10_000.0
+    made = bench.start()
+    bench.wait(made, 600.0)
+    assert workers(made) == 4
+
+
+def test_a_word_makes_it_good_at_once(bench):
+    made = bench.proven()
+    bench.reload(made, 600.0, daemon={"workers": 9})
+    number = made.confirm()
+    assert made.report()["generation"] == number == 2
+    assert (made.awaited, made.problem) == (None, None)
+    bench.wait(made, 1000.0)
+    assert workers(made) == workers(bench.start()) == 9
+    with pytest.raises(FixInput, match="nothing waits"):
+        made.confirm()
+
+
+def test_a_generation_that_is_known_as_good_waits_for_the_word_too(bench):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    bench.wait(made, 1000.0)
+    bench.reload(made, 600.0)
+    assert (workers(made), made.awaited is not None) == (4, True)
+    made = bench.start()
+    assert (workers(made), made.awaited is not None) == (4, True)
+    bench.wait(made, 600.0)
+    assert workers(made) == 9
+
+
+def test_nothing_is_reloaded_over_what_is_not_confirmed(bench):
+    made = bench.proven()
+    bench.reload(made, 600.0, daemon={"workers": 9})
+    outcome = bench.reload(made, daemon={"workers": 8})
+    assert (outcome.applied, workers(made)) == (False, 9)
+    assert "not confirmed yet" in outcome.refused[0]
+    made.go_back(None, bench.clock.monotonic())
+    assert workers(made) == 4
+    assert bench.reload(made, daemon={"workers": 8}).applied
+
+
+def test_a_fault_of_its_own_does_not_wait_for_the_word(bench):
+    made = bench.proven()
+    bench.reload(made, 600.0, daemon={"workers": 9})
+    made.own_fault("workers cannot boot", "daemon.")
+    bench.wait(made, 1.0)
+    assert (workers(made), made.awaited) == (4, None)
+
+
+# --- back
+
+
+def test_an_operator_goes_back_and_starts_stay_there(bench):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    bench.wait(made, 1000.0)
+    changed = made.go_back(1, bench.clock.monotonic())
+    assert [str(each) for each in changed] == ["daemon.workers: 9 -> 4 (live)"]
+    assert (workers(made), made.report()["generation"], made.report()["origin"]) == (4, 3, "last_known_good")
+    assert made.problem == f"an operator went back to generation 1; {bench.file} does not run until it is reloaded"
+    again = bench.start()
+    assert (workers(again), "an operator went back" in again.problem) == (4, True)
+    assert bench.reload(again, daemon={"workers": 9}).applied
+    assert workers(bench.start()) == 9
+
+
+def test_back_without_a_number_is_what_ran_before(bench):
+    made = bench.proven()
+    for each in (9, 8):
+        bench.reload(made, daemon={"workers": each})
+        bench.wait(made, 1000.0)
+    made.go_back(None, bench.clock.monotonic())
+    assert workers(made) == 9
+    for each in (7, 6):  # on probation
+        bench.reload(made, daemon={"workers": each})
+    made.go_back(None, bench.clock.monotonic())
+    assert workers(made) == 7
+
+
+def test_back_to_what_is_not_there_or_takes_a_restart_is_refused(bench):
+    made = bench.proven()
+    with pytest.raises(FixInput, match="there is no generation 7"):
+        made.go_back(7, 0.0)
+    with pytest.raises(FixInput, match="there is no earlier generation"):
+        made.go_back(None, 0.0)
+    made = bench.proven(daemon={"state_dir": str(bench.root / "new")})
+    with pytest.raises(FixInput, match=r"generation 1 has another daemon\.state_dir: takes a restart"):
+        made.go_back(1, 0.0)
+    (bench.root / "key").unlink()
+    with pytest.raises(FixInput, match="the keys of generation 1 cannot be read"):
+        made.go_back(1, 0.0)
+
+
+# --- faults
+
+
+def test_a_fault_is_held_against_what_has_a_bearing_on_it(bench):
+    made = bench.proven()
+    bench.reload(made, policy={"allowed_hosts": ["b.example"]})
+    made.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
+    bench.wait(made, 1.0)
+    assert made.problem is None
+    bench.reload(made, supervision={"threads": 3})
+    made.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
+    bench.wait(made, 1.0)
+    assert made.problem == "rolled back: workers cannot boot; undone: supervision.threads, policy.allowed_hosts"
+
+
+def test_a_new_key_is_a_change_and_its_value_is_not_told(bench):
+    made = bench.proven()
+    (bench.root / "other").write_text(OTHER)
+    changed = [str(each) for each in bench.reload(made, key="other").changed]
+    assert changed[-1] == "provider.p: its key: the old one -> the new one (live)"
+    assert OTHER not in str(changed)
+
+
+def test_where_each_value_comes_from(bench):
+    made = bench.proven(daemon={"workers": 3})
+    shown = made.shown()
+    assert shown["config"]["daemon"]["workers"] == 3
+    assert shown["origins"]["daemon.workers"].startswith(f"{bench.file}:")
+    assert shown["origins"]["retry.max_attempts"] == "default"
+    bench.file.write_text("[")
+    assert bench.start().shown()["origins"]["daemon.workers"] == "generation 1"
