@@ -370,8 +370,14 @@ class Reporter:
                 "1 when the file on disk is what runs.",
                 int(not parent.configuration.problem),
             ),
+            self._config_metric(),
         ]
         return families
+
+    def _config_metric(self) -> Metric:
+        report = self._parent.configuration.report()
+        labels = {"origin": report["origin"], "generation": str(report["generation"]), "digest": report["digest"][:12]}
+        return ["captchad_config_info", "gauge", "Configuration that runs; generation 0: not good yet.", [[labels, 1]]]
 
     def _account_metrics(self) -> list[Metric]:
         """Of accounts that have told."""
