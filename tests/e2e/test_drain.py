@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from captchad.cli.exits import Exit
 from tests.support.harness import Daemon, eventually
+from tests.support.listener import Listener
 from tests.support.sandbox import Sandbox
 
 SOLVE_S = 2.0
@@ -206,30 +206,20 @@ def test_on_a_terminal_it_shows_how_far_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_systemd_is_told_how_many_are_waited_for_and_of_the_stop_at_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(path))
-        listener.setblocking(False)
-        heard: list[str] = []
-
-        def listen() -> list[str]:
-            while True:
-                try:
-                    heard.append(listener.recv(8192).decode())
-                except BlockingIOError:
-                    return heard
-
-        environ = {"NOTIFY_SOCKET": str(path)}
-        with Sandbox(scenario=SCENARIO) as sandbox, Daemon(tmp_path, sandbox, environ=environ) as daemon:
-            in_flight(daemon, sandbox, 3)
-            listen()
-            assert daemon.ctl("drain", "--no-wait").returncode == Exit.OK
-            begun = len(heard)
-            eventually(lambda: "STOPPING=1" in listen(), timeout=20.0)
-            meanwhile = heard[begun : heard.index("STOPPING=1")]
-            assert any(each.startswith("STATUS=draining: waits for 3 captchas; ") for each in meanwhile), heard
-            assert not [each for each in meanwhile if each.startswith("EXTEND_TIMEOUT")]
-            assert exit_status(daemon, 10.0) == 0
+    with (
+        Listener(tmp_path / "notify") as systemd,
+        Sandbox(scenario=SCENARIO) as sandbox,
+        Daemon(tmp_path, sandbox, environ=systemd.environ) as daemon,
+    ):
+        in_flight(daemon, sandbox, 3)
+        begun = len(systemd.heard())
+        assert daemon.ctl("drain", "--no-wait").returncode == Exit.OK
+        eventually(lambda: "STOPPING=1" in systemd.heard(), timeout=20.0)
+        heard = systemd.heard()
+        meanwhile = heard[begun : heard.index("STOPPING=1")]
+        assert any(each.startswith("STATUS=draining: waits for 3 captchas; ") for each in meanwhile), heard
+        assert not [each for each in meanwhile if each.startswith("EXTEND_TIMEOUT")]
+        assert exit_status(daemon, 10.0) == 0
 
 
 @pytest.mark.timeout(90)

@@ -1,0 +1,111 @@
+"""What systemd is told, and when: readiness that is earned, reloads, a line that says what is wrong, failed starts."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from tests.support.harness import Daemon, eventually
+from tests.support.listener import Listener
+from tests.support.sandbox import Sandbox
+
+#: As long as the file $BROKEN is there, no worker can make its side file, as on a directory without permission.
+BROKEN = """
+import os, sys
+def refuse(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, os.PathLike)) and arguments[2] & os.O_CREAT:
+        if os.path.basename(os.path.dirname(arguments[0])) == "workers" and os.path.exists(os.environ["BROKEN"]):
+            raise PermissionError(13, "no worker can start here", str(arguments[0]))
+sys.addaudithook(refuse)
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """An environment in which workers boot only when the file that it names is gone."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BROKEN)
+    return {"PYTHONPATH": str(tmp_path / "site"), "BROKEN": str(tmp_path / "broken")}
+
+
+def is_ready(message: str) -> bool:
+    return "READY=1" in message.splitlines()
+
+
+def test_a_reload_before_it_is_ready_does_not_tell_that_it_is(tmp_path: Path, broken: dict[str, str]) -> None:
+    Path(broken["BROKEN"]).touch()
+    with Listener(tmp_path / "notify") as systemd, Sandbox() as sandbox:
+        daemon = Daemon(tmp_path, sandbox, {"daemon": {"probation_s": 60.0}}, environ=broken | systemd.environ)
+        try:
+            daemon.start(wait=False)
+            eventually(lambda: (daemon.status() or {}).get("daemon", {}).get("state") == "starting")
+            daemon.write_config({"policy": {"allowed_hosts": ["example.com", "-"]}})
+            assert daemon.ctl("reload").returncode == 0
+            assert not any(map(is_ready, systemd.heard()))
+            Path(broken["BROKEN"]).unlink()
+            daemon.wait_ready()
+            eventually(lambda: any(map(is_ready, systemd.heard())))
+        finally:
+            daemon.__exit__(None, None, None)
+        assert sum(map(is_ready, systemd.heard())) == 1
+
+
+def test_a_configuration_with_which_no_worker_boots_is_rolled_back_at_a_start(
+    tmp_path: Path, broken: dict[str, str]
+) -> None:
+    with (
+        Listener(tmp_path / "notify") as systemd,
+        Sandbox() as sandbox,
+        Daemon(tmp_path, sandbox, environ=broken | systemd.environ) as daemon,
+    ):
+        eventually(lambda: daemon.status()["daemon"]["config"]["probation_s"] is None)
+        daemon.stop()
+        daemon.write_config({"supervision": {"threads": 5}})
+        Path(broken["BROKEN"]).touch()
+        daemon.start(wait=False)
+        wanted = "rolled back: workers cannot boot; undone: supervision.threads"
+        eventually(lambda: wanted == ((daemon.status() or {}).get("daemon", {}).get("config", {}).get("problem")), 60)
+        Path(broken["BROKEN"]).unlink()
+        daemon.wait_ready(60)
+        eventually(lambda: any(is_ready(each) and wanted in each for each in systemd.heard()[-20:]))
+        daemon.restart()
+        assert "was rejected: workers cannot boot" in daemon.status()["daemon"]["config"]["problem"]
+
+
+def test_the_line_says_mode_workers_and_how_long_the_oldest_waits(tmp_path: Path) -> None:
+    overrides = {"provider": {"methods": ["turnstile"]}}
+    with (
+        Listener(tmp_path / "notify") as systemd,
+        Sandbox() as sandbox,
+        Daemon(tmp_path, sandbox, overrides, environ=systemd.environ) as daemon,
+    ):
+        daemon.drop([{"id": "a", "sitekey": "a", "pageurl": "https://example.com/"}])
+        wanted = "STATUS=normal: 2/2 workers, 1 queued (oldest 1 s), 0 in flight, 0 dead; "
+        eventually(lambda: any(each.startswith(wanted) for each in systemd.heard()))
+        assert daemon.ctl("reload").returncode == 0
+        told = [each for each in systemd.heard() if each.startswith("RELOADING=1\nMONOTONIC_USEC=")]
+        assert len(told) == 1
+        assert is_ready(systemd.heard()[systemd.heard().index(told[0]) + 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "number"),
+    [("[daemon]\nworkers = 'x'\n", 78, errno.EINVAL), (None, 75, errno.ENOTDIR)],
+    ids=["an invalid file", "a directory that is a file"],
+)
+def test_a_start_that_fails_says_why(tmp_path: Path, text: str | None, code: int, number: int) -> None:
+    with Listener(tmp_path / "notify") as systemd, Sandbox() as sandbox:
+        daemon = Daemon(tmp_path, sandbox, environ=systemd.environ)
+        if text is None:
+            (tmp_path / "file").write_text("")
+            daemon.write_config({"daemon": {"state_dir": str(tmp_path / "file" / "state")}})
+        else:
+            daemon.config_file.write_text(text)
+        try:
+            daemon.start(wait=False)
+            assert daemon.process is not None
+            assert daemon.process.wait(30) == code
+        finally:
+            daemon.__exit__(None, None, None)
+        assert systemd.heard()[-2].startswith("STATUS=not started: ")
+        assert systemd.heard()[-1] == f"ERRNO={number}"
