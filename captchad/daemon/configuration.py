@@ -27,6 +27,7 @@ from captchad.config.generations import (
 from captchad.config.load import load
 from captchad.config.schema import Config, restart_needed, to_dict
 from captchad.model.errors import ConfigError, TryLater
+from captchad.model.logevents import Event, fields
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class Configuration:
         if not choice.proven:
             self._probation = Probation(self.config.daemon.probation_s)
         if choice.problem is not None:
-            _log.warning("config: %s; the last known good one runs (generation %d)", choice.problem, choice.generation)
+            text = "config: %s; the last known good one runs (generation %d)"
+            _log.warning(text, choice.problem, choice.generation, extra=fields(Event.CONFIG_LAST_GOOD))
 
     def _candidate(self) -> Candidate:
         loaded = load(self.path)
@@ -252,14 +254,14 @@ class Configuration:
         self._set_generation(made.number)
         self._probation = None
         self._earlier = []
-        _log.info("config: good after probation, generation %d", made.number)
+        _log.info("config: good after probation, generation %d", made.number, extra=fields(Event.CONFIG_PROMOTED))
 
     def _roll_back(self, decision: Decision, now: float) -> None:
         before, proven = self._before() or (self._running, False)
         if before.digest == self._running.digest:
             self._probation = None
             self.problem = f"{decision.reason}; there is no earlier configuration to go back to"
-            _log.error("config: %s", self.problem)
+            _log.error("config: %s", self.problem, extra=fields(Event.CONFIG_FAULTY))
             return
         self._generations.reject(self._running.digest, decision.reason)  # may raise: then all stays, and is tried again
         undone = _changed_keys(before, self.config, self.keys)
@@ -268,7 +270,7 @@ class Configuration:
         self._changed = True
         more = f" and {len(undone) - UNDONE_SAID} more" if len(undone) > UNDONE_SAID else ""
         self.problem = f"rolled back: {decision.reason}; undone: {', '.join(undone[:UNDONE_SAID])}{more}"
-        _log.error("config: %s", self.problem)
+        _log.error("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
 
     def take_changed(self) -> bool:
         """Whether a roll-back has put another configuration in force; says so once."""
