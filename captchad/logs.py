@@ -160,7 +160,7 @@ def _about(record: logging.LogRecord) -> Fields:
 
 
 def _lost(count: int) -> logging.LogRecord:
-    text = f"{count} lines of the log were lost: journald did not take them"
+    text = f"lines of the log that were lost, since journald did not take them: {count}"
     return logging.LogRecord("captchad", logging.WARNING, __file__, 0, text, None, None)
 
 

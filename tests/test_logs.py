@@ -13,6 +13,8 @@ import pytest
 
 from captchad import logs
 from captchad.model.logevents import Event, fields
+from captchad.supervisor.process import EXIT_BUG, reap
+from tests.support.fork import fork_child
 
 HOSTILE = "a\x1b[31m b\r\x00\u202e\ud800 é"
 SEEN = "a\\x1b[31m b\n\\x00\\u202e\\ud800 é"  # a carriage return ends a line
@@ -192,7 +194,7 @@ def test_a_full_queue_holds_nobody_up_and_what_is_lost_is_counted(address):
         for _ in range(queued):
             assert received()["MESSAGE"] == "x"
         handler.handle(record("again"))
-        assert received()["MESSAGE"] == "2 lines of the log were lost: journald did not take them"
+        assert received()["MESSAGE"] == "lines of the log that were lost, since journald did not take them: 2"
         assert received()["MESSAGE"] == "again"
         assert drained(said) == b""
 
@@ -209,7 +211,7 @@ def test_a_line_that_stderr_took_in_part_gets_its_end(address):
         handler.handle(record("next"))
         lines = (taken + drained(said)).splitlines()
         assert lines[-1] == b"<4>next"
-        assert all(line.startswith(b"<4>") for line in lines)
+        assert all(line.startswith(b"<4>") and line.count(b"<") == 1 for line in lines)
 
 
 def test_what_neither_of_them_takes_is_counted(address, tmp_path):
@@ -219,7 +221,7 @@ def test_what_neither_of_them_takes_is_counted(address, tmp_path):
         assert out.tell() == 0
     with journald(address) as received:
         handler.handle(record("again"))
-        assert received()["MESSAGE"].startswith("1 lines of the log were lost")
+        assert received()["MESSAGE"].endswith("did not take them: 1")
         assert received()["MESSAGE"] == "again"
 
 
@@ -279,7 +281,7 @@ def test_a_line_of_json_has_what_is_known(written):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EAGAIN])
-def test_a_stderr_that_takes_nothing_hurts_nobody(number):
+def test_a_stderr_that_takes_nothing_hurts_nobody(number, capsys):
     read, write = os.pipe()
     if number == errno.EPIPE:
         os.close(read)
@@ -294,6 +296,17 @@ def test_a_stderr_that_takes_nothing_hurts_nobody(number):
         with pytest.raises(OSError, match=os.strerror(number)):
             os.write(2, b"x")
         logs.LineHandler().handle(record("anybody there?"))
+    assert capsys.readouterr().err == "", "nor is it said there"
+
+
+def test_a_child_that_fails_says_so_in_one_line(capfd):
+    child, channel = fork_child(lambda _: 1 // 0)
+    assert reap(child) == EXIT_BUG
+    child.close()
+    channel.close()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert " ERROR the body of a child fails | Traceback (most recent call last): | " in line
+    assert line.endswith(" | ZeroDivisionError: integer division or modulo by zero")
 
 
 # --- which of them, and from which level on

@@ -4,7 +4,10 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tests.e2e.test_supervision import settled, template, workers
@@ -79,3 +82,22 @@ def test_plain_lines_then_json_from_a_reload_on_then_only_errors(tmp_path: Path)
         eventually(lambda: of("config_refused"))
         assert [line["task"] for line in of("task_dead")] == ["bad-2"]
         assert sandbox.key not in daemon.log()
+
+
+def test_a_fault_of_the_parent_s_own_is_one_line(tmp_path: Path) -> None:
+    daemon = Daemon(
+        tmp_path, SimpleNamespace(url="http://127.0.0.1:1", key="a" * 32), {"daemon": {"log_format": "json"}}
+    )
+    code = (
+        "import os, sys; from pathlib import Path; from captchad.daemon import main;"
+        " main.Parent = lambda *_: 1 // 0; sys.exit(main.run(Path(sys.argv[1]), os.environ))"
+    )
+    environ = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(daemon.config_file)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=environ, check=False, timeout=30)
+    daemon.__exit__(None, None, None)
+    assert done.returncode == 1
+    started, failed = (json.loads(line) for line in done.stderr.splitlines())
+    assert started["event"] == "started"
+    assert (failed["event"], failed["reason"]) == ("internal_error", "ZeroDivisionError")
+    assert failed["message"].startswith("captchad ends by a fault of its own\nTraceback (most recent call last):\n")
