@@ -3,9 +3,13 @@
 import json
 import os
 import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from captchad.logs import JOURNAL_SOCKET
 from captchad.model.logevents import Event
 from tests.support.harness import eventually, write_batch
 from tests.support.sandbox import Sandbox
@@ -30,6 +34,27 @@ def by_event(event: Event, *options: str) -> list[dict[str, Any]]:
     return [entry for entry in logs("--event", event, *options) if entry["CAPTCHAD_EVENT"] == event]
 
 
+def die(*ids: str) -> None:
+    """Have tasks that end in the dead-letter queue."""
+    page = "https://example.com/"
+    write_batch(SPOOL / "incoming", ids[0], [{"id": each, "sitekey": each, "pageurl": page} for each in ids])
+    eventually(lambda: all(result(each) for each in ids), 30)
+
+
+@contextmanager
+def a_journald_that_takes_nothing() -> Iterator[None]:
+    """Stopped, and its queue is full."""
+    pid = main_pid("systemd-journald")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, suppress(BlockingIOError):
+            while True:
+                other.sendto(b"MESSAGE=in the way\n", socket.MSG_DONTWAIT, JOURNAL_SOCKET)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @scenario
 def the_log_is_found_by_what_it_is_about(directory: Path) -> None:
     install()
@@ -38,10 +63,7 @@ def the_log_is_found_by_what_it_is_about(directory: Path) -> None:
         run("systemctl", "start", "captchad")
         assert len(by_event(Event.STARTED)) == len(by_event(Event.READY)) == 1
 
-        ids = ["bad-1", "bad-2"]
-        page = "https://example.com/"
-        write_batch(SPOOL / "incoming", "bad", [{"id": each, "sitekey": each, "pageurl": page} for each in ids])
-        eventually(lambda: all(result(each) for each in ids), 30)
+        die("bad-1", "bad-2")
         (dead,) = entries("--unit=captchad", f"MESSAGE_ID={Event.TASK_DEAD.message_id}", "CAPTCHAD_TASK=bad-1")
         assert logs("--task", "bad-1") == [dead]
         assert dead.items() >= {
@@ -74,6 +96,15 @@ def the_log_is_found_by_what_it_is_about(directory: Path) -> None:
         assert not any("Traceback" in entry["MESSAGE"] for entry in entries("_TRANSPORT=stdout"))
         step(f"a traceback of {len(rest) + 1} lines is one entry; its unit is {failed.get('_SYSTEMD_UNIT')}")
         WORKERS.chmod(mode)
+
+        with a_journald_that_takes_nothing():
+            die("bad-3")
+            assert status()["daemon"]["state"] == "running"
+        said = "task bad-3: dead after 2 attempts: ERROR_BAD_PARAMETERS (task)"
+        eventually(lambda: said in [entry["MESSAGE"] for entry in logs()])
+        (late,) = [entry for entry in logs() if entry["MESSAGE"] == said]
+        assert (late["_TRANSPORT"], late["PRIORITY"]) == ("stdout", "4")
+        step("it waits for no journald, and what that does not take comes by the other door")
 
         run("systemctl", "restart", "systemd-journald")
         wait_solved(drop("after", 3))
