@@ -152,6 +152,12 @@ def _config_confirm(options: Namespace) -> int:
     return config.confirm(options)
 
 
+def _logs(options: Namespace) -> int:
+    from captchad.cli import logs
+
+    return logs.logs(options)
+
+
 def _submit(options: Namespace) -> int:
     from captchad.cli import drop
 
@@ -262,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add_workers(verbs, verb)
+    _add_logs(verbs, verb)
 
     health = verb(verbs, "health", "one line in the format of monitoring plugins (exit 0 to 3)", _health)
     for letter, name, default_s in (("-w", "--warning", _WARNING_S), ("-c", "--critical", _CRITICAL_S)):
@@ -393,6 +400,42 @@ def _add_config(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> 
     rollback.add_argument("generation", nargs="?", type=number, metavar="N")
 
     verb(more, "confirm", "keep what reload --confirm-within brought", _config_confirm)
+
+
+def _add_logs(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    text = "what captchad has logged: journalctl, with lines that match everything that is asked for"
+    logs = verb(verbs, "logs", text, _logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is logged from now on, until Ctrl-C")
+    logs.add_argument("-n", "--lines", type=number, metavar="N", help="the latest N (100; with --since all)")
+    text = "from then on: an ISO time (UTC), or 90s, 15min, 2h, 3d ago"
+    logs.add_argument("--since", type=_since, metavar="WHEN", help=text)
+    logs.add_argument("--task", type=_of_logs("task"), metavar="ID", help="about this task")
+    text = "about a seat (0, 1, …), or the one process EPOCH-N; a worker's own lines name the process"
+    logs.add_argument("--worker", type=_of_logs("worker"), metavar="WORKER", help=text)
+    logs.add_argument("--provider", type=_of_logs("name"), metavar="NAME", help="about this provider")
+    logs.add_argument("--event", type=_of_logs("event"), metavar="NAME", help="of this event")
+    logs.add_argument("--events", action="store_true", help="print the events that there are, and what each means")
+    text = "the unit that runs the daemon (captchad)"
+    logs.add_argument("--unit", type=_of_logs("unit"), default="captchad", metavar="NAME", help=text)
+
+
+def _of_logs(what: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        from captchad.cli import logs
+
+        parsers = {
+            "event": logs.parse_event,
+            "name": logs.parse_name,
+            "task": logs.parse_task,
+            "unit": logs.parse_unit,
+            "worker": logs.parse_worker,
+        }
+        try:
+            return parsers[what](text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _workers_number(text: str) -> int:

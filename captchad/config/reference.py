@@ -45,8 +45,8 @@ a new one, one at a time. `restart`: a reload that changes such a key is refused
 instead.
 
 **Last known good.** A configuration that has run for `daemon.probation_s` without faults of its own is saved as a
-generation (effective values, no keys). If the file is bad at a start or reload, or fails by itself on probation, the last
-good generation runs, and `captchactl status` says so. `captchactl config` shows, compares and goes back.
+generation (effective values, no keys). If the file is bad at a start or reload, or fails by itself on probation, the
+last good generation runs, and `captchactl status` says so. `captchactl config` shows, compares and goes back.
 """
 
 _EXAMPLE_INTRO = """\

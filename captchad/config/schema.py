@@ -129,6 +129,14 @@ class Daemon:
         default="info",
         metadata=_key(Choice(("debug", "info", "warning", "error")), "Least severity that is logged."),
     )
+    log_format: str = field(
+        default="plain",
+        metadata=_key(
+            Choice(("plain", "json")),
+            "How lines on stderr look: text, or objects with the fields of docs/events.md. Ignored when stderr is the"
+            " journal, which gets the fields in its own way; until the configuration is read, lines are plain.",
+        ),
+    )
     state_dir: Path = field(
         default=Path("/var/lib/captchad"),
         metadata=_key(PathName(), "Journal, status file, backups.", reload=Reload.RESTART),

@@ -27,6 +27,7 @@ from captchad.control.wire import MAX_ANSWER, MAX_REQUEST, Answer, encode, refus
 from captchad.ipc.loop import Loop, Timer
 from captchad.model.clock import Clock
 from captchad.model.errors import CaptchadError, LockHeld, NeedsOperator
+from captchad.model.logevents import Event, fields
 
 MAX_CLIENTS = 64
 
@@ -133,7 +134,7 @@ class ControlServer:
         except CaptchadError as error:
             return refuse(str(error), hint=error.hint)
         except Exception as error:  # noqa: BLE001 - a fault in one verb must not end the daemon; it is logged with its stack
-            _log.exception("the control verb %r failed", request.verb)
+            _log.exception("the control verb %r failed", request.verb, extra=fields(Event.INTERNAL_ERROR))
             return refuse(f"internal error ({type(error).__name__})", hint="the daemon's log has the details")
 
     def _bind(self) -> socket.socket:

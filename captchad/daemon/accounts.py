@@ -16,6 +16,7 @@ from captchad.daemon.asks import Asks, Fault, Told, What
 from captchad.daemon.providers import Providers, ProviderSettings
 from captchad.model.clock import Clock
 from captchad.model.codes import lookup
+from captchad.model.logevents import Event, fields
 from captchad.model.states import Category
 from captchad.policy.account import Verdict, explain, is_low, is_not_offered
 from captchad.policy.breaker import state_word
@@ -219,7 +220,7 @@ class Accounts:
             self._providers.pause(name, max(account.settings.pause_s, TRIAL_S), "no funds")
         if not account.no_funds:
             account.no_funds = True
-            self._log.warning(self.problems(name)[0])
+            self._log.warning(self.problems(name)[0], extra=fields(Event.NO_FUNDS, provider=name))
 
     def _look_for_funds(self, name: str, account: Account, around: _Round) -> None:
         told = around.balance is not None or around.threads is not None
@@ -231,13 +232,16 @@ class Accounts:
 
     def _has_funds(self, name: str, account: Account) -> None:
         account.no_funds = False
-        self._log.warning(f"provider {name}: there are funds again{_money(account)}")
+        about = fields(Event.FUNDS_AGAIN, provider=name)
+        self._log.warning(f"provider {name}: there are funds again{_money(account)}", extra=about)
 
     def _look_at_balance(self, name: str, account: Account) -> None:
         low = is_low(account.balance, account.settings.low_balance)
         if low != account.low:
             account.low = low
-            self._log.warning(_low(name, account) if low else f"provider {name}: no longer low{_money(account)}")
+            about = fields(Event.BALANCE_LOW if low else Event.BALANCE_RESTORED, provider=name)
+            text = _low(name, account) if low else f"provider {name}: no longer low{_money(account)}"
+            self._log.warning(text, extra=about)
 
     def _recheck_at(self, account: Account) -> float:
         return self._clock.monotonic() + max(account.settings.pause_s, RECHECK_LEAST_S)

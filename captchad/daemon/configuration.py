@@ -23,6 +23,7 @@ from captchad.config.schema import Config, Reload, to_dict, with_places_of
 from captchad.daemon.places import unusable
 from captchad.model.clock import Clock, iso_utc
 from captchad.model.errors import ConfigError, FixInput, TryLater
+from captchad.model.logevents import Event, fields
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +143,8 @@ class Configuration:
             self._earlier = [(before, True)]
         self._resume_trial(digest, wall, proven=choice.proven)
         if choice.problem is not None:
-            _log.warning("config: %s; the last known good one runs (generation %d)", choice.problem, choice.generation)
+            text = "config: %s; the last known good one runs (generation %d)"
+            _log.warning(text, choice.problem, choice.generation, extra=fields(Event.CONFIG_LAST_GOOD))
         elif before is not None and before.config.daemon.state_dir != self.config.daemon.state_dir:
             was = before.config.daemon.state_dir
             _log.warning("config: daemon.state_dir was %s: what is unfinished there waits for a daemon on it", was)
@@ -366,7 +368,7 @@ class Configuration:
         self._running = replace(target, generation=made.number)
         self._probation, self._earlier = None, []
         self.problem = f"{reason}; {self.path} does not run until it is reloaded"
-        _log.warning("config: %s", self.problem)
+        _log.warning("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
         return changed
 
     def _generation_before(self) -> Generation | None:
@@ -426,14 +428,14 @@ class Configuration:
         self._set_generation(made.number)
         self._probation = None
         self._earlier = []
-        _log.info("config: %s, generation %d", why, made.number)
+        _log.info("config: %s, generation %d", why, made.number, extra=fields(Event.CONFIG_PROMOTED))
 
     def _roll_back(self, decision: Decision, now: float) -> None:
         earlier = self._before()
         if earlier is None:
             self._probation = None
             self.problem = f"{decision.reason}; there is no earlier configuration to go back to"
-            _log.error("config: %s", self.problem)
+            _log.error("config: %s", self.problem, extra=fields(Event.CONFIG_FAULTY))
             return
         before, proven = earlier
         self._generations.reject(self._running.digest, decision.reason)  # may raise: then all stays, and is tried again
@@ -447,7 +449,7 @@ class Configuration:
         names = [each.key for each in undone]
         more = f" and {len(names) - UNDONE_SAID} more" if len(names) > UNDONE_SAID else ""
         self.problem = f"rolled back: {decision.reason}; undone: {', '.join(names[:UNDONE_SAID])}{more}"
-        _log.error("config: %s", self.problem)
+        _log.error("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
 
     def take_changed(self) -> bool:
         """Whether a roll-back has put another configuration in force; says so once."""

@@ -22,6 +22,7 @@ from captchad.daemon.spending import Spending
 from captchad.ipc.channel import Message
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDamaged, JournalDown, TaskError
+from captchad.model.logevents import Event, fields
 from captchad.model.states import Category, State
 from captchad.model.task import form_fields, load_json, parse_task
 from captchad.policy import deadlines, routing, turns
@@ -125,7 +126,8 @@ class Dispatcher:
             if lane.without_key:
                 self._log.warning(
                     f"provider {lane.name}: {lane.without_key} captchas were submitted with a key that is gone;"
-                    " they are polled with the present one"
+                    " they are polled with the present one",
+                    extra=fields(Event.KEY_GONE, provider=lane.name),
                 )
 
     def _adopt(self, captcha: Captcha, *, at_least_s: float = 0.0) -> None:
@@ -182,9 +184,9 @@ class Dispatcher:
         """In the log, when it begins and when it ends."""
         before, self._waiting_said = self._waiting_said, self.waiting()
         for name in self._waiting_said.keys() - before.keys():
-            self._log.warning(self._waiting_said[name])
+            self._log.warning(self._waiting_said[name], extra=fields(Event.TASKS_WAIT, reason=name.partition(" ")[0]))
         for name in before.keys() - self._waiting_said.keys():
-            self._log.info(f"over: {before[name]}")
+            self._log.info(f"over: {before[name]}", extra=fields(Event.TASKS_GO_ON, reason=name.partition(" ")[0]))
 
     def wait_s(self) -> float | None:
         """Seconds until something here becomes due; None when nothing will by itself."""
@@ -312,13 +314,15 @@ class Dispatcher:
     def _order(self, task: Task, provider: str, load: _Load) -> bool:
         """Order a submit. False when the task cannot be read at this moment: it keeps its place."""
         try:
-            fields = form_fields(parse_task(load_json(self.queue.payload(task))))
+            form = form_fields(parse_task(load_json(self.queue.payload(task))))
         except (JournalDamaged, TaskError) as error:
-            self._log.error(f"task {task.id}: its record cannot be read: {error}")
+            about = fields(Event.TASK_UNREADABLE, task=task.id)
+            self._log.error(f"task {task.id}: its record cannot be read: {error}", extra=about)
             self.queue.bury_damaged(task, str(error))
             return True
         except JournalDown as error:
-            self._log.error(f"task {task.id}: its record cannot be read now: {error}")
+            about = fields(Event.TASK_UNREADABLE, task=task.id)
+            self._log.error(f"task {task.id}: its record cannot be read now: {error}", extra=about)
             return False
         lease_s = self.stall_s * LEASE_PART
         if task.deadline_at is not None:
@@ -333,7 +337,7 @@ class Dispatcher:
             "n": n,
             "provider": provider,
             "key": key_id,
-            "fields": fields,
+            "fields": form,
             "lease_s": lease_s,
         }
         self.queue.after_commit(lambda: self._send_submit(load, n, message))

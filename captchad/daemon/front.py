@@ -12,6 +12,7 @@ from collections.abc import Callable
 from captchad.ipc.channel import Channel, Message
 from captchad.ipc.loop import Loop
 from captchad.model.clock import Clock
+from captchad.model.logevents import Event, fields
 from captchad.supervisor.core.decide import FORK_S
 from captchad.supervisor.process import Child, reap, send_signal
 from captchad.supervisor.template import Template
@@ -112,7 +113,7 @@ class Front:
         return self._listener is not None
 
     def _fail(self, text: str) -> None:
-        self._log.error(text)
+        self._log.error(text, extra=fields(Event.MONITOR_FAILED))
         self._restart_at = self._clock.monotonic() + MONITOR_RESTART_S
 
     def _forked(self, channel: Channel, got: int | OSError) -> None:
@@ -140,7 +141,8 @@ class Front:
         if self._child is child:
             self._child = None
             self._drop_channel()
-            self._log.warning(f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s")
+            text = f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s"
+            self._log.warning(text, extra=fields(Event.MONITOR_FAILED))
             self._restart_at = self._clock.monotonic() + MONITOR_RESTART_S
 
     def _drop_channel(self) -> None:

@@ -9,16 +9,19 @@ import logging
 import os
 import random
 import resource
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
+from types import TracebackType
 
 from captchad import __version__
 from captchad.daemon.configuration import Configuration
-from captchad.daemon.log import start_logging
 from captchad.daemon.parent import Parent
 from captchad.daemon.template import MODULE, body
+from captchad.logs import set_logging, start_logging
 from captchad.model.clock import SystemClock
 from captchad.model.errors import CaptchadError, ConfigError, NeedsOperator, TryLater
+from captchad.model.logevents import Event, fields
 from captchad.notify import Notify
 from captchad.supervisor.process import become_subreaper
 from captchad.supervisor.system import raise_descriptor_limit
@@ -39,11 +42,12 @@ def run(config_path: Path, environ: MutableMapping[str, str]) -> int:
     notify = Notify(environ, clock, os.getpid())
     notify.clear_for_children()
     start_logging(environ)
+    sys.excepthook = _die
     configuration = Configuration(config_path, environ, clock)
     try:
         template = _make_template()
         configuration.load_at_start()
-        start_logging(environ, configuration.config.daemon.log_level)
+        set_logging(configuration.config.daemon.log_level, configuration.config.daemon.log_format)
         return _live(configuration, notify, template, clock)
     except (CaptchadError, OSError) as error:
         _tell(error, notify)
@@ -59,7 +63,7 @@ def _tell(error: CaptchadError | OSError, notify: Notify) -> None:
     else:
         lines = [f"cannot start: {error}"]
     for line in lines:
-        _log.error(line)
+        _log.error("%s", line, extra=fields(Event.CANNOT_START, reason=type(error).__name__))
     notify.status(f"not started: {lines[0]}")
     notify.errno(_errno_of(error))
 
@@ -80,6 +84,12 @@ def _code_of(error: CaptchadError | OSError) -> int:
     return EX_CONFIG if isinstance(error, ConfigError | NeedsOperator) else 1
 
 
+def _die(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python says of an exception that nobody has caught, as one entry."""
+    about = fields(Event.INTERNAL_ERROR, reason=kind.__name__)
+    _log.critical("captchad ends by a fault of its own", exc_info=(kind, error, trace), extra=about)
+
+
 def _make_template() -> Template:
     """Fork it while this process is small, has no key, no lock and no task. Raises OSError, TryLater."""
     raise_descriptor_limit()  # workers inherit it
@@ -91,7 +101,7 @@ def _make_template() -> Template:
 
 
 def _live(configuration: Configuration, notify: Notify, template: Template, clock: SystemClock) -> int:
-    _log.info("captchad %s starts, pid %d", __version__, os.getpid())
+    _log.info("captchad %s starts, pid %d", __version__, os.getpid(), extra=fields(Event.STARTED))
     parent = Parent(configuration, notify, template, clock, random.Random(), _log)
     parent.open()
     gc.freeze()  # what was replayed lives long, and there may be millions of it: no collection looks at it again

@@ -6,6 +6,7 @@ import logging
 
 from captchad.daemon import settings as pick
 from captchad.daemon.parts import Parts
+from captchad.model.logevents import Event, fields
 from captchad.policy import degradation
 from captchad.policy.degradation import Degradation, Mode, Signs
 
@@ -21,10 +22,12 @@ def judge_mode(parts: Parts, log: logging.Logger) -> None:
         else degradation.judge(before, _signs(parts, now), pick.degradation_settings(config), now)
     )
     parts.dispatcher.degradation = after
+    about = fields(Event.MODE_CHANGED, reason=after.mode)
     if after.mode is Mode.NORMAL and before.mode is not Mode.NORMAL:
-        log.info(f"mode: {before.mode} -> normal")
+        log.info(f"mode: {before.mode} -> normal", extra=about)
     elif after.mode is not before.mode:
-        log.warning("; ".join(filter(None, [f"mode: {before.mode} -> {after.mode}", *after.reasons, after.effect])))
+        said = [f"mode: {before.mode} -> {after.mode}", *after.reasons, after.effect]
+        log.warning("; ".join(filter(None, said)), extra=about)
 
 
 def _signs(parts: Parts, now: float) -> Signs:

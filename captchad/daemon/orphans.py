@@ -13,6 +13,7 @@ from pathlib import Path
 
 from captchad.journal.sidefile import SidePath, read_side_file, side_files
 from captchad.model.errors import CaptchadError, FixInput
+from captchad.model.logevents import Event, fields
 from captchad.queue.queue import Queue
 from captchad.queue.task import WorkerKey
 from captchad.supervisor.stragglers import kill_holders
@@ -64,7 +65,8 @@ class Orphans:
             try:
                 report = read_side_file(side.path)
             except (OSError, CaptchadError) as error:
-                self._log.warning(f"side file {side.path.name} cannot be read: {error}; its submits count as unknown")
+                text = f"side file {side.path.name} cannot be read: {error}; its submits count as unknown"
+                self._log.warning(text, extra=fields(worker=side.path.stem))
                 del self._files[key]
                 continue
             if report is None:
@@ -81,7 +83,8 @@ class Orphans:
     def _hurry(self, side: SidePath) -> None:
         if self._queue.clock.monotonic() >= self._patience_ends:
             for pid in kill_holders(side.path):
-                self._log.warning(f"worker {side.path.stem} of an earlier start (pid {pid}) did not end: killed")
+                text = f"worker {side.path.stem} of an earlier start (pid {pid}) did not end: killed"
+                self._log.warning(text, extra=fields(Event.STRAGGLER_KILLED, worker=side.path.stem))
 
     def _say(self, outcome: dict[str, object]) -> bool:
         try:

@@ -39,8 +39,10 @@ from captchad.ipc.channel import Message
 from captchad.ipc.loop import Loop, Timer, next_beat
 from captchad.journal.sidefile import remove_side_files, side_files
 from captchad.journal.store import Journal
+from captchad.logs import set_logging
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDown
+from captchad.model.logevents import Event, fields
 from captchad.model.states import State
 from captchad.notify import Notify
 from captchad.policy.descriptors import parent_needs, threads_that_fit, worker_needs
@@ -222,7 +224,7 @@ class Parent:
             else ""
         )
         if self.low_limit:
-            self.log.warning(self.low_limit)
+            self.log.warning(self.low_limit, extra=fields(Event.DESCRIPTORS_LOW))
         return fit
 
     def _hold_doubtful(self) -> None:
@@ -231,13 +233,15 @@ class Parent:
         for hole in holes[:DAMAGE_SAID]:
             self.log.warning(
                 f"journal: {hole.length} bytes at {hole.segment:08d}:{hole.offset:010d} are damaged: {hole.reason};"
-                f" a copy is in {self.journal_dir / 'quarantine'}"
+                f" a copy is in {self.journal_dir / 'quarantine'}",
+                extra=fields(Event.JOURNAL_DAMAGED),
             )
         held = hold_doubtful(self.queue, self.journal_dir)
         if holes:
             self.log.warning(
                 f"journal: {len(holes)} damaged places, {held} tasks held: stop captchad and run `captchactl journal"
-                " repair --dry-run`, which names the tasks that are lost"
+                " repair --dry-run`, which names the tasks that are lost",
+                extra=fields(Event.JOURNAL_DAMAGED),
             )
 
     def _keep_leaving_providers(self) -> None:
@@ -248,7 +252,8 @@ class Parent:
             earlier = self.configuration.earlier_provider(name)
             if earlier is None:
                 self.log.warning(
-                    f"provider {name} is in no known configuration: its captchas in flight cannot be polled"
+                    f"provider {name} is in no known configuration: its captchas in flight cannot be polled",
+                    extra=fields(Event.PROVIDER_MISSING, provider=name),
                 )
             else:
                 self.providers.keep_leaving(pick.provider_settings(*earlier)[name])
@@ -283,12 +288,19 @@ class Parent:
             "epoch": epoch,
             "number": number,
             "threads": self.crew.threads,
+            **self._log_settings,
         }
+
+    @property
+    def _log_settings(self) -> dict[str, str]:
+        daemon = self.configuration.config.daemon
+        return {"log_level": daemon.log_level, "log_format": daemon.log_format}
 
     def _worker_config(self) -> Message:
         return {
             "m": "config",
             "heartbeat_s": self.configuration.config.supervision.heartbeat_s,
+            **self._log_settings,
             "private_every_s": PRIVATE_EVERY_S if self.configuration.config.supervision.max_private_mb else 0.0,
             "providers": {
                 lane.name: {
@@ -418,7 +430,8 @@ class Parent:
         if news:
             self._rejections_said = self.intake.rejected.copy()
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(news.items()))
-            self.log.warning(f"rejected from the spool: {reasons}; rejected/ says why")
+            about = fields(Event.TASK_REJECTED, reason=",".join(sorted(news)))
+            self.log.warning(f"rejected from the spool: {reasons}; rejected/ says why", extra=about)
 
     # ---------------------------------------------------------------- no room, journal down and up
 
@@ -427,16 +440,17 @@ class Parent:
         reason = low_space((daemon.state_dir, daemon.spool_dir)) or self.publisher.down_reason
         if bool(reason) != bool(self.queue.no_room):
             if reason:
-                self.log.error(f"{reason}; intake and submits stop")
+                self.log.error(f"{reason}; intake and submits stop", extra=fields(Event.NO_ROOM))
             else:
-                self.log.info("there is room again; intake and submits go on")
+                self.log.info("there is room again; intake and submits go on", extra=fields(Event.ROOM_AGAIN))
         self.queue.no_room = reason
 
     def _note_journal(self) -> None:
         """Say it once when the journal goes down, and keep the retry timer running."""
         if self.queue.down_reason and not self._announced_down:
             self._announced_down = self.queue.down_reason
-            self.log.error(f"journal down: {self.queue.down_reason}; intake and submits stop, captchas are polled on")
+            text = f"journal down: {self.queue.down_reason}; intake and submits stop, captchas are polled on"
+            self.log.error(text, extra=fields(Event.JOURNAL_DOWN))
             self._journal_retry = self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
             self._publish_status()
 
@@ -446,7 +460,7 @@ class Parent:
     def _retry_journal(self) -> None:
         if self.queue.recover():
             self._announced_down = ""
-            self.log.info("journal up again, on a fresh segment")
+            self.log.info("journal up again, on a fresh segment", extra=fields(Event.JOURNAL_UP))
             self._publish_status()
         else:
             self._journal_retry = self.loop.call_later(JOURNAL_RETRY_S, self._retry_journal)
@@ -462,7 +476,7 @@ class Parent:
         self.configuration.on_ready(self.clock.monotonic())
         self._publish_status()
         self.notify.ready(self._last_status)
-        self.log.info(f"ready: {self._last_status}")
+        self.log.info(f"ready: {self._last_status}", extra=fields(Event.READY))
 
     def _status_line(self, problems: Sequence[str]) -> str:
         view = self.queue.view
@@ -513,10 +527,10 @@ class Parent:
         with self._reloading():
             outcome = self.configuration.reload(self.clock.monotonic(), confirm_within_s)
             for line in outcome.refused:
-                self.log.error(f"config: reload refused: {line}")
+                self.log.error(f"config: reload refused: {line}", extra=fields(Event.CONFIG_REFUSED))
             if outcome.applied:
                 changed = ", ".join(map(str, outcome.changed)) or "nothing"
-                self.log.info(f"config: reloaded; changed: {changed}")
+                self.log.info(f"config: reloaded; changed: {changed}", extra=fields(Event.CONFIG_RELOADED))
                 self._apply()
         return outcome
 
@@ -544,6 +558,7 @@ class Parent:
     def _apply(self) -> None:
         """Bring every part to `self.configuration.config`; what needs a restart was refused before."""
         config = self.configuration.config
+        set_logging(config.daemon.log_level, config.daemon.log_format)
         self.queue.settings = pick.queue_settings(config)
         self.journal.segment_bytes = config.queue.segment_mb << 20
         self.intake.allowed_hosts = config.policy.allowed_hosts
@@ -574,7 +589,8 @@ class Parent:
         """
         if self.state != "running":
             return
-        self.log.info(f"{why}: nothing new is taken; {self._under_way} captchas are waited for")
+        text = f"{why}: nothing new is taken; {self._under_way} captchas are waited for"
+        self.log.info(text, extra=fields(Event.DRAINING))
         self._finishing = why
         self.state = "draining"
         self.dispatcher.draining = True
@@ -600,12 +616,12 @@ class Parent:
         if self.state == "stopped":
             return
         if self.state == "draining" and not self._finishing:
-            self.log.warning(f"{why} again: what has not ended is killed")
+            self.log.warning(f"{why} again: what has not ended is killed", extra=fields(Event.STOP_FORCED))
             self.crew.kill_all()
             self._drain_until = self.clock.monotonic()
             return
         self._finishing = ""
-        self.log.info(f"{why}: draining")
+        self.log.info(f"{why}: draining", extra=fields(Event.DRAINING))
         self.state = "draining"
         self.notify.stopping()
         self.notify.status("draining")
@@ -633,4 +649,4 @@ class Parent:
         self._publish_status()
         self.queue.save_index()
         self.journal.close()
-        self.log.info("stopped")
+        self.log.info("stopped", extra=fields(Event.STOPPED))

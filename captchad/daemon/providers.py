@@ -15,6 +15,7 @@ from functools import lru_cache
 from captchad.daemon.retry_budget import RetryBudget
 from captchad.model.clock import Clock
 from captchad.model.codes import lookup
+from captchad.model.logevents import Event, fields
 from captchad.model.money import micros
 from captchad.model.states import Category
 from captchad.policy import breaker as breakers
@@ -228,7 +229,8 @@ class Providers:
         if not routing.is_back(lane.absence, now, settings):
             return routing.probes(lane.absence, submitting, settings) == 0
         if len(self.lanes) > 1:
-            self._log.warning(f"provider {lane.name}: back, {now - lane.absence.since:.0f} s after it was left")
+            text = f"provider {lane.name}: back, {now - lane.absence.since:.0f} s after it was left"
+            self._log.warning(text, extra=fields(Event.PROVIDER_BACK, provider=lane.name))
         lane.absence = None
         return False
 
@@ -311,7 +313,8 @@ class Providers:
         )
         after = self.limit(provider)
         if before == lane.settings.max_in_flight > after:
-            self._log.warning(f"provider {provider}: no free slot; {after} in flight at most from now on, slowly more")
+            text = f"provider {provider}: no free slot; {after} in flight at most from now on, slowly more"
+            self._log.warning(text, extra=fields(Event.PROVIDER_LIMITED, provider=provider))
 
     def threads(self, provider: str, threads: int, working: int) -> None:
         """What its `threadsinfo` says: the account has `threads`, and `working` of them are busy."""
@@ -365,7 +368,8 @@ class Providers:
         after = breakers.state_word(lane.breaker, now)
         if before != after:
             wait_s = lane.breaker.open_until - now
-            self._log.warning(f"provider {provider}: {before} -> {after} after {code}; next try in {wait_s:.1f} s")
+            text = f"provider {provider}: {before} -> {after} after {code}; next try in {wait_s:.1f} s"
+            self._log.warning(text, extra=fields(Event.BREAKER_OPENED, provider=provider, reason=code))
 
     def pause(self, provider: str, pause_s: float, reason: str) -> None:
         """Try no submit for so long, then one; whatever the breaker was."""
@@ -387,7 +391,8 @@ class Providers:
             lane.absence = lane.absence.after_success()
         if before.tripped and not lane.breaker.tripped:
             lane.retries.begin_anew()
-            self._log.warning(f"provider {provider}: closed again after {before.reason}")
+            about = fields(Event.BREAKER_CLOSED, provider=provider, reason=before.reason)
+            self._log.warning(f"provider {provider}: closed again after {before.reason}", extra=about)
             if before.reason != NEW_KEY:
                 lane.capacity = capacities.on_recovered(lane.capacity, self._accepted(provider), now)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from captchad.model.clock import Clock, iso_utc
 from captchad.model.errors import JournalDamaged, JournalDown, SpoolDown
+from captchad.model.logevents import Event, fields
 from captchad.model.money import amount
 from captchad.model.states import State
 from captchad.queue.queue import Queue
@@ -150,7 +151,7 @@ class Publisher:
             self._prepare()
         except (SpoolDown, JournalDown) as error:
             if str(error) != self.down_reason:
-                self._log.error(f"results wait: {error}")
+                self._log.error(f"results wait: {error}", extra=fields(Event.RESULTS_WAIT))
             self.down_reason = str(error)
             self._retry_at = self._clock.monotonic() + RETRY_S
         else:

@@ -3,12 +3,14 @@
 __all__ = ["MODULE", "body"]
 
 import gc
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from captchad.logs import set_logging, start_logging
 from captchad.model.clock import SystemClock
 from captchad.monitor.serve import serve as serve_http
 from captchad.supervisor.template import SOCKET_FD, serve
@@ -22,6 +24,7 @@ def body(order: dict[str, Any], fds: Sequence[int]) -> int:
     clock = SystemClock()
     if order["what"] == "monitor":
         return serve_http(socket.socket(fileno=fds[1]), fds[0], clock)
+    set_logging(order["log_level"], order["log_format"])
     return worker.run(
         fds[0],
         Path(order["journal"]),
@@ -34,6 +37,7 @@ def body(order: dict[str, Any], fds: Sequence[int]) -> int:
 
 
 if __name__ == "__main__":
+    start_logging(os.environ)
     # What is alive now is shared with the children for life: the collector must not touch it, or every page is copied.
     gc.collect()
     gc.freeze()

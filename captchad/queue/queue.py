@@ -22,6 +22,7 @@ from captchad.model.clock import Clock
 from captchad.model.codes import lookup
 from captchad.model.compact import to_json
 from captchad.model.errors import JournalDamaged, JournalDown
+from captchad.model.logevents import Event, fields
 from captchad.model.states import Category, State
 from captchad.policy import retry
 from captchad.policy.account import report_refusal
@@ -382,10 +383,12 @@ class Queue:
         if broken:
             why = "its history has a hole"
         head = {**self._head(task, n), "why": why}
-        _log.warning("task %s: submit %d began and has no answer, it may be charged: %s", task.id, n, why)
+        about = fields(Event.SUBMIT_UNKNOWN, task=task.id, provider=self._provider(n))
+        _log.warning("task %s: submit %d began and has no answer, it may be charged: %s", task.id, n, why, extra=about)
         if self.settings.hold_unknown or broken:
             self.stage(Kind.UNKNOWN_HOLD, head)
-            _log.warning("task %s: held: captchactl release runs it again, captchactl cancel ends it", task.id)
+            text = "task %s: held: captchactl release runs it again, captchactl cancel ends it"
+            _log.warning(text, task.id, extra=fields(Event.TASK_HELD, task=task.id))
             return
         match retry.after_unknown(
             attempts=task.attempts, by_crash=by_crash, settings=self.settings.retry, rng=self._rng, outage=outage
@@ -464,21 +467,30 @@ class Queue:
         record = {**self._head(task, n), "code": code, "cat": category, "text": text}
         if unknown:
             record["unknown"] = True
+        about = fields(Event.TASK_DEAD, task=task.id, provider=self._provider(n), reason=code)
         self.stage(Kind.DEAD, record)
-        _log.warning("task %s: dead after %d attempts: %s (%s)", task.id, task.attempts, code, category)
+        _log.warning("task %s: dead after %d attempts: %s (%s)", task.id, task.attempts, code, category, extra=about)
 
     def _late_end(self, n: int, code: str, *, unknown: bool = False) -> None:
         """A superseded attempt is over; its task goes on as it is."""
-        known: Attempt | Captcha | None = self.view.attempts.get(n) or self.view.captchas.get(n)
+        known = self._known(n)
         if known is not None and known.task_id in self.view.tasks:
             record = {"id": known.task_id, "t": self.clock.time(), "n": n, "code": code}
             if unknown:
                 record["unknown"] = True
             self.stage(Kind.LATE_END, record)
 
+    def _known(self, n: int) -> Attempt | Captcha | None:
+        return self.view.attempts.get(n) or self.view.captchas.get(n)
+
+    def _provider(self, n: int) -> str:
+        """Who has attempt `n`, for the log; "" when it is over."""
+        known = self._known(n)
+        return known.provider if known else ""
+
     def _current(self, n: int) -> Task | None:
         """The task whose current attempt is `n`, if it is still under way."""
-        known: Attempt | Captcha | None = self.view.attempts.get(n) or self.view.captchas.get(n)
+        known = self._known(n)
         task = self.view.tasks.get(known.task_id) if known else None
         if task is None or task.n != n or task.state not in (State.SUBMITTING, State.SUBMITTED):
             return None

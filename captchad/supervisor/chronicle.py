@@ -4,12 +4,28 @@ __all__ = ["Chronicle", "how", "place"]
 
 import logging
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
+from captchad.model.logevents import Event, fields
 from captchad.supervisor.core.actions import Abandon, Action, Condemn, Kill, Limit, Refork, Withhold, verb
 from captchad.supervisor.core.events import Death
 from captchad.supervisor.core.states import FAULTS, Reason
 from captchad.supervisor.worker import Office, Worker
+
+#: What operators search for; of deaths those that nobody had ordered.
+_EVENTS: Final[Mapping[str, Event]] = {
+    "move": Event.WORKER_SEATED,
+    "condemn": Event.WORKER_STALLED,
+    "kill": Event.WORKER_KILLED,
+    "abandon": Event.WORKER_UNDYING,
+    "refork": Event.TEMPLATE_REPLACED,
+    "template": Event.TEMPLATE_REPLACED,
+    "fork": Event.FORK_FAILED,
+    "scale": Event.WORKERS_SCALED,
+    "limit": Event.WORKERS_LIMITED,
+    "withhold": Event.WATCHDOG_WITHHELD,
+}
 
 #: Tasks that the record of a death names.
 TASKS_SAID = 20
@@ -42,7 +58,7 @@ class Chronicle:
         verb_ = "ended" if death.reason is Reason.EXIT else "died"
         lived = f"{verb_} after {death.lived_s:.1f} s: {how(code)}{then}"
         beat = worker.vital.beat
-        fields = {
+        record = {
             "seat": worker.slot,
             "w": death.number,
             "pid": worker.pid,
@@ -54,14 +70,18 @@ class Chronicle:
             "tasks": tasks[:TASKS_SAID],
         }
         text = f"worker {place(worker.slot)} (pid {worker.pid}) {lived}"
-        self._enter("death", death.reason, text, fields, grave=death.reason in FAULTS)
+        self._enter("death", death.reason, text, record, grave=death.reason in FAULTS)
 
-    def _enter(self, what: str, reason: Reason, text: str, fields: dict[str, Any], *, grave: bool) -> None:
+    def _enter(self, what: str, reason: Reason, text: str, record: dict[str, Any], *, grave: bool) -> None:
         self.actions[what, str(reason)] += 1
-        self._log.log(logging.WARNING if grave else logging.INFO, f"{text} [{what} {reason}]")
+        event = Event.WORKER_DIED if what == "death" and grave else _EVENTS.get(what)
+        worker = f"{self.epoch}-{record['w']}" if "w" in record else ""
+        seat = record.get("seat")
+        about = fields(event, worker=worker, seat=-1 if seat is None else seat, reason=reason)
+        self._log.log(logging.WARNING if grave else logging.INFO, f"{text} [{what} {reason}]", extra=about)
         # A worker's number alone is a name for as long as the daemon runs.
-        epoch = {"e": self.epoch} if "w" in fields else {}
-        self._office.write({"do": what, "why": str(reason), **fields, **epoch})
+        epoch = {"e": self.epoch} if "w" in record else {}
+        self._office.write({"do": what, "why": str(reason), **record, **epoch})
 
 
 def _is_grave(action: Action) -> bool:

@@ -21,6 +21,7 @@ from captchad.ipc.channel import Channel, Message
 from captchad.ipc.loop import Loop, Timer
 from captchad.model.clock import Clock
 from captchad.model.errors import FixInput
+from captchad.model.logevents import Event, fields
 from captchad.supervisor.chronicle import Chronicle, how, place
 from captchad.supervisor.core import events
 from captchad.supervisor.core.actions import (
@@ -213,7 +214,8 @@ class Crew:
         now = self._clock.monotonic()
         late_s = events.ticked(self.view, now, self._due)
         if late_s:
-            self._log.warning(f"the parent was held up for {late_s:.1f} s; the workers are not blamed for it")
+            text = f"the parent was held up for {late_s:.1f} s; the workers are not blamed for it"
+            self._log.warning(text, extra=fields(Event.PARENT_HELD_UP))
         if (
             self.view.watchdog.every_s is not None
             and now >= self.view.watchdog.next_at
@@ -380,7 +382,8 @@ class Crew:
         try:
             self._template.renew()
         except OSError as error:
-            self._log.warning(f"cannot make a template: {error.strerror}; again in {RENEW_S:g} s")
+            text = f"cannot make a template: {error.strerror}; again in {RENEW_S:g} s"
+            self._log.warning(text, extra=fields(Event.FORK_FAILED))
             self._loop.call_later(RENEW_S, self._make_template)
             return
         self._watch_template()
@@ -409,7 +412,9 @@ class Crew:
             self._understand(worker, message)
         except (KeyError, TypeError, ValueError, FixInput) as error:
             # What it holds in memory cannot be trusted any more; its death settles what it had on its hands.
-            self._log.warning(f"worker {worker.slot} (pid {worker.pid}) says what makes no sense ({error!r})")
+            about = fields(worker=f"{self.epoch}-{worker.vital.number}", seat=worker.slot, reason=Reason.NONSENSE)
+            text = f"worker {worker.slot} (pid {worker.pid}) says what makes no sense ({error!r})"
+            self._log.warning(text, extra=about)
             self._end(worker, Reason.NONSENSE)
 
     def _understand(self, worker: Worker, message: Message) -> None:

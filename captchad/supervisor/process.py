@@ -7,15 +7,18 @@ leaves by `os._exit`, so that nothing of the parent's runs in it.
 __all__ = ["Child", "be_child", "become_subreaper", "reap", "reap_strangers", "send_signal"]
 
 import ctypes
+import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
 from captchad.model.errors import TryLater
+from captchad.model.logevents import Event, fields
+
+_log = logging.getLogger(__name__)
 
 #: sysexits EX_SOFTWARE: the body raised.
 EXIT_BUG = 70
@@ -63,7 +66,7 @@ def be_child(body: Callable[[], int], keep: Iterable[int]) -> NoReturn:
         _close_others({0, 1, 2, *keep})
         code = body()
     except BaseException:  # noqa: BLE001 - whatever it was, it must not unwind into the parent's frames
-        traceback.print_exc()
+        _log.exception("the body of a child fails", extra=fields(Event.INTERNAL_ERROR))
         code = EXIT_BUG
     try:
         sys.stdout.flush()

@@ -1,15 +1,18 @@
-"""What a worker says on stderr, without any API key in it."""
+"""What a worker says in the log, without any API key in it."""
 
 __all__ = ["Log"]
 
-import sys
+import logging
 import traceback
 
+from captchad.model.logevents import Event, fields
 from captchad.provider.transport import scrub
+
+_log = logging.getLogger(__name__)
 
 
 class Log:
-    """Writes lines that begin with the worker's name. Knows every key that this process has had, also replaced ones."""
+    """Says what names the worker, as EPOCH-N. Knows every key that this process has had, also replaced ones."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -21,13 +24,10 @@ class Log:
 
     def say(self, text: str) -> None:
         """Write `text` without any key; nothing happens if nobody takes it."""
-        lines = [f"{self._name}: {line}\n" for line in scrub(text, self._keys).splitlines()]
-        try:
-            sys.stderr.write("".join(lines))
-            sys.stderr.flush()
-        except OSError:
-            return  # stderr is gone, and an outcome must not go with it
+        _log.warning("worker %s: %s", self._name, scrub(text, self._keys), extra=fields(worker=self._name))
 
     def trace(self, error: BaseException) -> None:
-        """Write the traceback of `error` without any key."""
-        self.say("".join(traceback.format_exception(error)))
+        """Write the traceback of `error` without any key, as one entry."""
+        about = fields(Event.INTERNAL_ERROR, worker=self._name, reason=type(error).__name__)
+        text = scrub("".join(traceback.format_exception(error)), self._keys)
+        _log.error("worker %s: %s", self._name, text, extra=about)

@@ -21,6 +21,7 @@ from typing import NoReturn
 from captchad.ipc.channel import Channel, Message
 from captchad.ipc.loop import Loop, Timer, next_beat
 from captchad.journal.sidefile import SideFile
+from captchad.logs import set_logging
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDown
 from captchad.policy.routing import share
@@ -69,7 +70,7 @@ def run(
     `channel_fd` is this side of the pipe, `stack_fd` takes the stacks that SIGUSR2 asks for. It runs as many submits
     as `threads` at once, and as many polls.
     """
-    log = Log(f"worker {epoch}-{number}")
+    log = Log(f"{epoch}-{number}")
     code = _EX_SOFTWARE
     try:
         _take_signals(stack_fd)
@@ -302,6 +303,7 @@ class _Worker:
         for key in [key for provider in providers.values() for key in provider.keys.values()]:
             self._log.hide(key)
         self._caller.providers = providers
+        set_logging(message["log_level"], message["log_format"])
         self._desk.poll_share = share(self._threads, len(providers))
         if message["heartbeat_s"] != self._heartbeat_s:
             self._heartbeat_s = message["heartbeat_s"]

@@ -17,6 +17,7 @@ DEFAULTS = {
         "min_workers": 2,
         "probation_s": 300,
         "log_level": "info",
+        "log_format": "plain",
         "state_dir": "/var/lib/captchad",
         "spool_dir": "/var/spool/captchad",
         "runtime_dir": "/run/captchad",

@@ -192,7 +192,7 @@ class World:
         """Do what a template's child does, in an actor."""
         side = SideFile.create(Path(order["journal"]), order["epoch"], order["number"], preallocate=4096)
         channel = Channel(channel_fd)
-        log = Log(f"worker {order['epoch']}-{order['number']}")
+        log = Log(f"{order['epoch']}-{order['number']}")
 
         def work() -> None:
             try:

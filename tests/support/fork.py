@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 from captchad.ipc.channel import Channel
+from captchad.logs import start_logging
 from captchad.supervisor.process import Child, be_child
 
 
@@ -21,6 +22,7 @@ def fork_child(body: Callable[[int], int], *, keep: Iterable[int] = ()) -> tuple
     try:
         pid = os.fork()
         if pid == 0:
+            start_logging({})  # what the child says goes to stderr, not to pytest's memory of another process
             be_child(lambda: body(theirs.fileno()), [theirs.fileno(), *keep])
         return Child.of(pid), Channel(os.dup(ours.fileno()))  # the Connection closes its own
     finally:

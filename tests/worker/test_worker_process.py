@@ -1,5 +1,6 @@
 """Real workers: forked, on a real pipe, against a real server, ended in every way that they can end."""
 
+import json
 import os
 import resource
 import select
@@ -11,7 +12,7 @@ from pathlib import Path
 from captchad.model.states import Category
 from captchad.provider.answers import Submitted
 from captchad.provider.client import Fault
-from tests.worker.workerkit import KEY, NAME, PATIENCE_S, THREADS, Request, Rig, rig
+from tests.worker.workerkit import KEY, LOG, NAME, PATIENCE_S, THREADS, Request, Rig, rig
 
 
 def accept_all(request: Request) -> bool:
@@ -245,7 +246,7 @@ def test_a_provider_whose_polls_hang_does_not_hold_up_those_of_another(tmp_path)
     with rig(tmp_path, configure=False) as worker:
         settings = {"url": worker.provider.url, "submit_s": 20.0, "poll_timeout_s": 20.0}
         both = {"hangs": settings | {"keys": {"k": "hang"}}, NAME: settings | {"keys": {"k": KEY}}}
-        worker.tell("config", providers=both, heartbeat_s=0.1)
+        worker.tell("config", providers=both, heartbeat_s=0.1, **LOG)
         worker.provider.reply = lambda request: request.fields["key"] == KEY and solve_all(request)
         for n in range(2 * THREADS):
             timing = {"first_in_s": 0.0, "gaps_s": [], "every_s": 1.0}
@@ -594,7 +595,7 @@ def test_nothing_is_sent_under_a_key_that_is_not_there(tmp_path):
 
 def test_a_provider_that_left_the_configuration_is_waited_for(tmp_path):
     with rig(tmp_path) as worker:
-        worker.tell("config", providers={}, heartbeat_s=0.1)
+        worker.tell("config", providers={}, heartbeat_s=0.1, **LOG)
         worker.poll(1, every_s=0.02)
         worker.until(lambda: worker.got("fault"))
         assert worker.got("fault")[0]["code"] == "NO_PROVIDER"
@@ -627,7 +628,20 @@ def test_an_unknown_message_is_told_and_ignored(tmp_path, capfd):
         worker.tell("dance")
         worker.beat()
         worker.beat()
-    assert "'dance'" in capfd.readouterr().err
+        assert capfd.readouterr().err.endswith("Z WARNING worker 3-7: a message of an unknown kind: 'dance'\n")
+
+
+def test_a_configuration_says_how_it_is_to_log(tmp_path, capfd):
+    with rig(tmp_path) as worker:
+        config = {"providers": {}, "heartbeat_s": 0.1}
+        worker.tell("config", **config, log_level="warning", log_format="json")
+        worker.tell("sing")
+        worker.tell("config", **config, log_level="error", log_format="json")
+        worker.tell("dance")
+        worker.beat()
+        worker.beat()
+    said = json.loads(capfd.readouterr().err)
+    assert (said["worker"], said["message"]) == ("3-7", "worker 3-7: a message of an unknown kind: 'sing'")
 
 
 def test_the_first_beat_comes_before_anything_is_read(tmp_path):
@@ -679,7 +693,7 @@ def test_private_memory_is_looked_at_when_somebody_asks(tmp_path):
     with rig(tmp_path) as worker:
         assert worker.beat()["private"] == 0
         settings = {"url": worker.provider.url, "keys": {"k": KEY}, "submit_s": 20.0, "poll_timeout_s": 20.0}
-        worker.tell("config", providers={NAME: settings}, heartbeat_s=0.1, private_every_s=0.01)
+        worker.tell("config", providers={NAME: settings}, heartbeat_s=0.1, private_every_s=0.01, **LOG)
         worker.until(lambda: worker.beat()["private"] > 0)
         beat = worker.beat()
         assert beat["private"] <= beat["rss"]

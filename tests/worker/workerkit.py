@@ -26,6 +26,7 @@ from tests.support.fork import fork_child
 
 KEY = "k3y/of+the=account"
 NAME = "prov"
+LOG = {"log_level": "info", "log_format": "plain"}
 PATIENCE_S = 30.0
 
 #: Submits that the worker runs at once, and as many polls.
@@ -148,7 +149,7 @@ class Rig:
         keys = keys or {"k": KEY}
         settings = {"url": self.provider.url, "keys": keys, "submit_s": submit_s, "poll_timeout_s": poll_s}
         settings["batch"] = batch
-        self.tell("config", providers={NAME: settings}, heartbeat_s=heartbeat_s)
+        self.tell("config", providers={NAME: settings}, heartbeat_s=heartbeat_s, **LOG)
 
     def submit(self, n: int, *, lease_s: float = 60.0, provider: str = NAME, key: str = "k", **fields: str) -> None:
         self.tell("submit", n=n, provider=provider, key=key, fields={"task": str(n), **fields}, lease_s=lease_s)

@@ -1,0 +1,131 @@
+"""captchactl logs: journalctl with the matches of captchad's fields, and the list of events.
+
+journalctl takes this process's place: what it prints, pages, and says about itself reaches the operator as it is.
+"""
+
+__all__ = ["logs", "parse_event", "parse_name", "parse_task", "parse_unit", "parse_worker"]
+
+import json
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+
+from captchad.cli import render
+from captchad.cli.exits import Exit
+from captchad.model.errors import CaptchadError, NeedsOperator
+from captchad.model.logevents import Event
+from captchad.model.task import ID_FORM
+
+#: Lines when neither a number nor a time is asked for.
+_LINES = 100
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SEAT = re.compile(r"[0-9]{1,3}")
+_PROCESS = re.compile(r"[0-9]{1,9}-[0-9]{1,9}")
+_UNIT = re.compile(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\-]{0,254}")
+
+#: Where journald keeps its files: what lasts, and what a restart of the machine takes.
+_JOURNALS = (Path("/var/log/journal"), Path("/run/log/journal"))
+
+
+class _NoPermission(NeedsOperator):
+    """The journal is there, and this user may not read it."""
+
+    code = Exit.NO_PERMISSION
+
+
+def logs(options: Namespace) -> int:
+    """Become journalctl, or print the events. Raises CaptchadError when there is no journalctl, or no permission."""
+    if options.events:
+        _print_events(as_json=options.json)
+        return Exit.OK
+    _may_read(_JOURNALS)
+    sys.stdout.flush()
+    try:
+        os.execvp("journalctl", ["journalctl", *_arguments(options)])
+    except FileNotFoundError:
+        hint = "captchad's log goes to the stderr of whatever runs it; only under systemd there is a journal to ask"
+        raise CaptchadError("there is no journalctl on this machine", hint=hint) from None
+
+
+def _arguments(options: Namespace) -> list[str]:
+    arguments = [f"--unit={options.unit}"]
+    if options.follow:
+        arguments.append("--follow")
+    if options.since is not None:
+        arguments.append(f"--since=@{int(options.since)}")
+    if options.lines is not None or options.since is None:
+        arguments.append(f"--lines={options.lines or _LINES}")
+    if options.json:
+        arguments.append("--output=json")
+    return [*arguments, *_matches(options)]
+
+
+def _matches(options: Namespace) -> Iterable[str]:
+    """Different fields: journalctl wants all of them to match."""
+    if options.event is not None:
+        yield f"MESSAGE_ID={options.event.message_id}"
+    if options.task is not None:
+        yield f"CAPTCHAD_TASK={options.task}"
+    if options.worker is not None:
+        yield f"CAPTCHAD_{'WORKER' if '-' in options.worker else 'SEAT'}={options.worker}"
+    if options.provider is not None:
+        yield f"CAPTCHAD_PROVIDER={options.provider}"
+
+
+def _may_read(places: Iterable[Path]) -> None:
+    """Raises when there are journals of the system and none may be read: journalctl then shows less, or nothing."""
+    found = [each for place in places for each in place.glob("*/system.journal")]
+    if found and not any(os.access(each, os.R_OK) for each in found):
+        hint = "run it as root, or as a member of the group systemd-journal"
+        raise _NoPermission(f"no permission: {found[0]}", hint=hint)
+
+
+def _print_events(*, as_json: bool) -> None:
+    if as_json:
+        rows = [{"event": event, "message_id": event.message_id, "meaning": event.meaning} for event in Event]
+        print(json.dumps(rows, indent=2))
+    else:
+        table = render.table(["event", "meaning"], [[event, event.meaning] for event in Event])
+        sys.stdout.write(table)
+
+
+# --- what the command line says; each raises ValueError with what is wanted
+
+
+def parse_event(text: str) -> Event:
+    """An event by its name."""
+    found = [event for event in Event if event == text]
+    if not found:
+        raise ValueError(f"{text!a} is no event; known are {', '.join(Event)}")
+    return found[0]
+
+
+def parse_task(text: str) -> str:
+    """A task's id."""
+    return _fitting(ID_FORM, text, "the id of a task")
+
+
+def parse_name(text: str) -> str:
+    """A provider's name."""
+    return _fitting(_NAME, text, "the name of a provider")
+
+
+def parse_worker(text: str) -> str:
+    """A seat, or EPOCH-N."""
+    form = _PROCESS if "-" in text else _SEAT
+    return _fitting(form, text, "a seat like 0, nor a worker like 3-17")
+
+
+def parse_unit(text: str) -> str:
+    """The name of a unit."""
+    return _fitting(_UNIT, text, "the name of a unit")
+
+
+def _fitting(form: re.Pattern[str], text: str, what: str) -> str:
+    if not form.fullmatch(text):
+        raise ValueError(f"{text!a} is not {what}")
+    return text
