@@ -84,6 +84,7 @@ def test_without_journalctl_it_says_so(logs):
 @pytest.mark.root
 def test_who_may_not_read_the_journal_is_told():
     with public_directory() as root:
+        root.chmod(0o755)
         files = [root / name / "system.journal" for name in ("a", "b")]
         for each in files:
             each.parent.mkdir()
