@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captchad.config.credentials import read_keys
+from captchad.config.credentials import read_keys, read_previous_keys
 from captchad.config.generations import (
     Candidate,
     Decision,
@@ -79,6 +79,17 @@ class Configuration:
     @property
     def keys(self) -> Mapping[str, str]:
         return self._running.keys
+
+    def previous_keys(self, config: Config) -> Mapping[str, str]:
+        """The keys before the present ones, as far as they are there: for polls alone.
+
+        They are no part of a configuration: one that comes or goes makes it no other one, puts none on probation, and
+        one that cannot be read is a warning.
+        """
+        found, warnings = read_previous_keys(config, self._environ)
+        for warning in warnings:
+            _log.warning("config: %s", warning)
+        return found
 
     def report(self) -> dict[str, Any]:
         """For the status: where the running configuration comes from, and why the file does not run, if so."""
