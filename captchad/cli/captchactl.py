@@ -200,6 +200,12 @@ def _journal_repair(options: Namespace) -> int:
     return journal.repair(options)
 
 
+def _setup(options: Namespace) -> int:
+    from captchad.cli import setup
+
+    return setup.setup(options)
+
+
 # --- the command line
 
 
@@ -240,6 +246,8 @@ def _parser() -> argparse.ArgumentParser:
 
     reload = verb(verbs, "reload", "take the changed configuration; returns when it runs or is refused", _reload)
     reload.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
+
+    _add_setup(verbs, verb)
 
     text = "take nothing new, wait until all that is under way has ended, then stop the daemon (Ctrl-C leaves it so)"
     drain = verb(verbs, "drain", text, _drain)
@@ -333,6 +341,26 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) ->
     restart.add_argument("--all", action="store_true", help="every worker: so it is in any case")
     restart.add_argument("--wait", action="store_true", help="return when all are new (exit 124: not in time)")
     restart.add_argument("--timeout", type=_seconds, metavar="S", help="with --wait: at most S seconds (600)")
+
+
+def _add_setup(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    text = (
+        "as root: store the provider's key, check the configuration, enable and start the service; again for a new key"
+    )
+    setup = verb(verbs, "setup", text, _setup)
+    setup.set_defaults(watch=None)  # it ends with the status
+    text = "the file that holds the key, or - for standard input; asked for on a terminal"
+    setup.add_argument("--api-key-file", metavar="FILE", help=text)
+    text = "a host that you are authorised to automate, once for each; asked for on a terminal"
+    setup.add_argument("--allow-host", action="append", metavar="HOST", help=text)
+    setup.add_argument("--provider", metavar="NAME", help="whose key it is (the first one that is configured)")
+    setup.add_argument(
+        "--provider-url", metavar="URL", help="its address, if it is another one, or the provider is new"
+    )
+    setup.add_argument("--plain", action="store_true", help="do not encrypt the key, even where this host can")
+    setup.add_argument("--yes", action="store_true", help="do not ask: what is there stays")
+    setup.add_argument("--no-start", action="store_true", help="neither enable nor start the service")
+    setup.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
 def _workers_number(text: str) -> int:
