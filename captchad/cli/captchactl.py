@@ -236,6 +236,12 @@ def _journal_repair(options: Namespace) -> int:
     return journal.repair(options)
 
 
+def _setup(options: Namespace) -> int:
+    from captchad.cli import setup
+
+    return setup.setup(options)
+
+
 # --- the command line
 
 
@@ -281,6 +287,8 @@ def _parser() -> argparse.ArgumentParser:
     reload.add_argument("--confirm-within", type=_duration, metavar="TIME", help=text)
 
     _add_config(verbs, verb)
+
+    _add_setup(verbs, verb)
 
     text = "take nothing new, wait until all that is under way has ended, then stop the daemon (Ctrl-C leaves it so)"
     drain = verb(verbs, "drain", text, _drain)
@@ -436,6 +444,26 @@ def _of_logs(what: str) -> Callable[[str], str]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def _add_setup(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    text = (
+        "as root: store the provider's key, check the configuration, enable and start the service; again for a new key"
+    )
+    setup = verb(verbs, "setup", text, _setup)
+    setup.set_defaults(watch=None)  # it ends with the status
+    text = "the file that holds the key, or - for standard input; asked for on a terminal"
+    setup.add_argument("--api-key-file", metavar="FILE", help=text)
+    text = "a host that you are authorised to automate, once for each; asked for on a terminal"
+    setup.add_argument("--allow-host", action="append", metavar="HOST", help=text)
+    setup.add_argument("--provider", metavar="NAME", help="whose key it is (the first one that is configured)")
+    setup.add_argument(
+        "--provider-url", metavar="URL", help="its address, if it is another one, or the provider is new"
+    )
+    setup.add_argument("--plain", action="store_true", help="do not encrypt the key, even where this host can")
+    setup.add_argument("--yes", action="store_true", help="do not ask: what is there stays")
+    setup.add_argument("--no-start", action="store_true", help="neither enable nor start the service")
+    setup.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
 def _workers_number(text: str) -> int:

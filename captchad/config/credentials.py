@@ -4,23 +4,36 @@ A key is never in the configuration, and never in a message of this module: it i
 returns, and nowhere else.
 """
 
-__all__ = ["MAX_KEY_BYTES", "PLACEHOLDER", "check_keys", "digest", "read_keys"]
+__all__ = [
+    "MAX_KEY_BYTES",
+    "PLACEHOLDER",
+    "PREVIOUS",
+    "check_keys",
+    "digest",
+    "parse_key",
+    "read_keys",
+    "read_previous_keys",
+]
 
 import hashlib
 import json
+import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from captchad.config.load import Contents, Places, read_bounded
 from captchad.config.schema import Config, Provider
-from captchad.model.errors import ConfigError, ConfigProblem
+from captchad.model.errors import ConfigError, ConfigProblem, FixInput
 
 MAX_KEY_BYTES = 4096
 
 #: What the unit's SetCredential= puts there when the operator has stored no key yet.
 PLACEHOLDER = "unset"
+
+#: What is appended to the name of a credential, or of a key file, for the key that it held before.
+PREVIOUS = ".previous"
 
 _DIRECTORY = "CREDENTIALS_DIRECTORY"
 
@@ -29,6 +42,7 @@ _DIRECTORY = "CREDENTIALS_DIRECTORY"
 class _Wrong:
     message: str
     hint: str = ""
+    is_placeholder: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,6 +69,40 @@ def read_keys(config: Config, environ: Mapping[str, str], places: Places | None 
     return found
 
 
+def read_previous_keys(
+    config: Config, environ: Mapping[str, str], places: Places | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """The key that each provider had before its present one, by the provider's name, and warnings about those that
+    cannot be read. Most have none, and that is no fault: it is there for captchas that were submitted with it.
+    """
+    found: dict[str, str] = {}
+    warnings: list[str] = []
+    for index, provider in enumerate(config.providers):
+        before = _before(provider)
+        if not _is_there(before, environ):
+            continue
+        result = _read(before, environ)
+        if isinstance(result, _Key):
+            found[provider.name] = result.text
+        elif not result.is_placeholder:
+            wrong = replace(result, message=f"the previous key ({_path(before, environ).name}): {result.message}")
+            warnings.append(str(_problem(index, provider, wrong, places)))
+    return found, warnings
+
+
+def _before(provider: Provider) -> Provider:
+    """The provider as its previous key is found."""
+    if provider.api_key_file is not None:
+        return replace(provider, api_key_file=provider.api_key_file.with_name(provider.api_key_file.name + PREVIOUS))
+    return replace(provider, api_key_credential=f"{provider.api_key_credential}{PREVIOUS}")
+
+
+def _is_there(provider: Provider, environ: Mapping[str, str]) -> bool:
+    if provider.api_key_file is None and not environ.get(_DIRECTORY):
+        return False
+    return os.path.lexists(_path(provider, environ))
+
+
 def check_keys(
     config: Config, environ: Mapping[str, str], places: Places | None = None
 ) -> tuple[list[ConfigProblem], list[str]]:
@@ -77,7 +125,7 @@ def check_keys(
             file = provider.api_key_file or f"${_DIRECTORY}/{provider.api_key_credential}"
             loose = _Wrong("every user of this machine may read the key", f"chmod o= {file}")
             warnings.append(str(_problem(index, provider, loose, places)))
-    return problems, warnings
+    return problems, warnings + read_previous_keys(config, environ, places)[1]
 
 
 def digest(keys: Mapping[str, str]) -> str:
@@ -111,24 +159,36 @@ def _read(provider: Provider, environ: Mapping[str, str]) -> _Key | _Wrong:
         return _Wrong(f"the file with the key cannot be read: {error.strerror}", _where(provider))
     if contents is None:
         return _Wrong("the file with the key is no regular file", _where(provider))
-    if len(contents.data) > MAX_KEY_BYTES:
-        return _Wrong(f"the file with the key is larger than {MAX_KEY_BYTES} bytes", "it holds the key alone")
     return _judge(contents, provider)
 
 
 def _judge(contents: Contents, provider: Provider) -> _Key | _Wrong:
     """The key in its file."""
     try:
-        key = contents.data.decode().strip()
-    except UnicodeDecodeError:
-        return _Wrong("the file with the key is no UTF-8 text", "it holds the key alone")
-    if key == PLACEHOLDER:
-        return _Wrong(f'there is no API key yet, only the placeholder "{PLACEHOLDER}"', _where(provider))
-    if not key:
-        return _Wrong("the file with the key is empty", _where(provider))
-    if not key.isprintable() or any(each.isspace() for each in key):
-        return _Wrong("the key has a blank or control character inside", "the file holds one key on one line")
+        key = parse_key(contents.data, "the file with the key", _where(provider))
+    except FixInput as error:
+        return _Wrong(str(error), error.hint, contents.data.strip() == PLACEHOLDER.encode())
     return _Key(key, bool(contents.mode & stat.S_IROTH))
+
+
+def parse_key(data: bytes, what: str, where: str) -> str:
+    """The key in `data`, without the blanks around it. Raises FixInput, which does not repeat it.
+
+    `what` names where the bytes are from, `where` is the hint when there is no key in them.
+    """
+    if len(data) > MAX_KEY_BYTES:
+        raise FixInput(f"{what} is larger than {MAX_KEY_BYTES} bytes", hint="it holds the key alone")
+    try:
+        key = data.decode().strip()
+    except UnicodeDecodeError:
+        raise FixInput(f"{what} is no UTF-8 text", hint="it holds the key alone") from None
+    if key == PLACEHOLDER:
+        raise FixInput(f'there is no API key yet, only the placeholder "{PLACEHOLDER}"', hint=where)
+    if not key:
+        raise FixInput(f"{what} is empty", hint=where)
+    if not key.isprintable() or any(each.isspace() for each in key):
+        raise FixInput("the key has a blank or control character inside", hint="the file holds one key on one line")
+    return key
 
 
 def _where(provider: Provider) -> str:

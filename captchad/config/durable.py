@@ -10,14 +10,15 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, text: str, *, mode: int = 0o640) -> None:
-    """Replace `path` by `text`, whole or not at all; directories above it are made. `mode` is that of a new file."""
-    _make_directory(path.parent)
+def write(path: Path, data: bytes, *, mode: int = 0o640, directory_mode: int = 0o750) -> None:
+    """Replace `path` by `data`, whole or not at all, with `mode` whatever the umask; directories above it are made."""
+    _make_directory(path.parent, directory_mode)
     aside = path.with_name(f".{path.name}.tmp")
     aside.unlink(missing_ok=True)  # of a writer that was killed
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
+    with os.fdopen(fd, "wb") as stream:
+        os.fchmod(fd, mode)
+        stream.write(data)
         stream.flush()
         os.fsync(fd)
     aside.replace(path)
@@ -33,12 +34,12 @@ def remove(path: Path) -> None:
     _sync_directory(path.parent)
 
 
-def _make_directory(directory: Path) -> None:
+def _make_directory(directory: Path, mode: int) -> None:
     """Make it and what is above it, each entry synced."""
     if directory.is_dir():
         return
-    _make_directory(directory.parent)
-    directory.mkdir(mode=0o750, exist_ok=True)
+    _make_directory(directory.parent, mode)
+    directory.mkdir(mode=mode, exist_ok=True)
     _sync_directory(directory.parent)
 
 

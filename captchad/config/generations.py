@@ -300,7 +300,7 @@ class Generations:
                 self._remove(self._path(number))
 
     def _write(self, path: Path, text: str) -> None:
-        _change(lambda: durable.write(path, text), path)
+        _change(lambda: durable.write(path, text.encode()), path)
 
     def _remove(self, path: Path) -> None:
         _change(lambda: durable.remove(path), path)

@@ -12,6 +12,7 @@ __all__ = [
     "Places",
     "from_dict",
     "load",
+    "merged",
     "parse",
     "read_bounded",
     "sha256_of",
@@ -88,6 +89,26 @@ class Loaded:
 
 def load(path: Path) -> Loaded:
     """Read, merge and check. Raises ConfigError with every problem of every file."""
+    tree, places, files, problems = _read_all(path)
+    config, faults = build(tree, whole=not problems)
+    problems += [places.problem(fault.path, fault.message, fault.hint) for fault in faults]
+    if config is None or problems:
+        raise ConfigError(_in_order(problems, files))
+    return Loaded(config, path, files, sha256_of(config), places)
+
+
+def merged(path: Path) -> dict[str, Any]:
+    """The merged tables as they are written, without defaults and unchecked. Raises ConfigError when a file cannot be
+    read or is no TOML.
+    """
+    tree, _, _, problems = _read_all(path)
+    if problems:
+        raise ConfigError(problems)
+    return tree
+
+
+def _read_all(path: Path) -> tuple[dict[str, Any], Places, tuple[Path, ...], list[ConfigProblem]]:
+    """What could be read, merged; where it stands; the files; and what is wrong with those that could not be read."""
     problems: list[ConfigProblem] = []
     tree: dict[str, Any] = {}
     places = Places(_show_file(path))
@@ -97,11 +118,7 @@ def load(path: Path) -> Loaded:
             _add(file, tree, places)
         except ConfigError as error:
             problems += error.problems
-    config, faults = build(tree, whole=not problems)
-    problems += [places.problem(fault.path, fault.message, fault.hint) for fault in faults]
-    if config is None or problems:
-        raise ConfigError(_in_order(problems, files))
-    return Loaded(config, path, files, sha256_of(config), places)
+    return tree, places, files, problems
 
 
 def from_dict(tree: Mapping[str, Any], *, file: str = "configuration") -> Config:

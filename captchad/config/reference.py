@@ -38,7 +38,8 @@ is a fault.
 
 **API keys** never stand in this file. Each provider names either a systemd credential (`api_key_credential`, a file in
 `$CREDENTIALS_DIRECTORY`) or a file (`api_key_file`): one line with the key alone. `unset` means that there is no key
-yet. Outside systemd `captchad check` cannot see credentials; it says so and checks the rest.
+yet. Outside systemd `captchad check` cannot see credentials; it says so and checks the rest. The key before it may
+stand beside it, under the same name with `.previous` appended: captchas that were submitted with it are polled with it.
 
 **Reload.** `live`: a reload applies the new value. `workers`: a reload applies it, and every worker is replaced by
 a new one, one at a time. `restart`: a reload that changes such a key is refused as a whole; restart the service

@@ -15,7 +15,7 @@ from typing import Any
 
 from captchad.config.changes import Change, changes, flat, origins
 from captchad.config.choice import Candidate, choose_at_start, not_confirmed
-from captchad.config.credentials import read_keys
+from captchad.config.credentials import read_keys, read_previous_keys
 from captchad.config.generations import Generation, Generations, Trial, default_directory, digest_of
 from captchad.config.load import Loaded, load
 from captchad.config.probation import Confirmation, Decision, Probation, Verdict
@@ -91,6 +91,17 @@ class Configuration:
     def _confirm_by(self) -> float | None:
         """UTC seconds."""
         return self._trial.confirm_by if self._trial is not None else None
+
+    def previous_keys(self, config: Config) -> Mapping[str, str]:
+        """The keys before the present ones, as far as they are there: for polls alone.
+
+        They are no part of a configuration: one that comes or goes makes it no other one, puts none on probation, and
+        one that cannot be read is a warning.
+        """
+        found, warnings = read_previous_keys(config, self._environ)
+        for warning in warnings:
+            _log.warning("config: %s", warning)
+        return found
 
     def report(self) -> dict[str, Any]:
         """For the status: where the running configuration comes from, and why the file does not run, if so."""

@@ -108,13 +108,17 @@ class Dispatcher:
 
     def set_providers(self, providers: Mapping[str, ProviderSettings]) -> None:
         """Take a new configuration, and tell the workers."""
-        view = self.queue.view
-        in_use = {(captcha.provider, captcha.key_id) for captcha in view.captchas.values()}
-        in_use |= {(attempt.provider, attempt.key_id) for attempt in view.attempts.values()}
-        self.providers.configure(providers, in_use)
+        self.providers.configure(providers, self.keys_in_use)
         self.accounts.configure(providers)
         for worker in self._booted.values():
             worker.send(self._worker_config())
+
+    @property
+    def keys_in_use(self) -> set[tuple[str, str]]:
+        """The keys of the captchas and submits under way, with their providers."""
+        view = self.queue.view
+        in_use = {(captcha.provider, captcha.key_id) for captcha in view.captchas.values()}
+        return in_use | {(attempt.provider, attempt.key_id) for attempt in view.attempts.values()}
 
     def resume(self) -> None:
         """After a start: poll every captcha that the journal knows, under its id."""

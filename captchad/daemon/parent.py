@@ -192,7 +192,7 @@ class Parent:
         self.queue.stage("epoch", {"epoch": epoch, "pid": os.getpid(), "t": self.clock.time()})
         self.queue.commit()
         self._note_journal()
-        self.dispatcher.set_providers(pick.provider_settings(self.configuration.config, self.configuration.keys))
+        self._set_providers(self.configuration.config)
         self.dispatcher.spending.configure(*pick.spending_caps(self.configuration.config))
         self._keep_leaving_providers()
         self.dispatcher.resume()
@@ -209,6 +209,10 @@ class Parent:
         if fd is not None:
             self.loop.watch(fd, readable=self.intake.on_readable)
         self._set_tick()
+
+    def _set_providers(self, config: Config) -> None:
+        keys, previous = self.configuration.keys, self.configuration.previous_keys(config)
+        self.dispatcher.set_providers(pick.provider_settings(config, keys, previous))
 
     def _threads_that_fit(self) -> int:
         """The threads that each worker gets: those that are configured, or as many as its descriptors allow."""
@@ -256,7 +260,8 @@ class Parent:
                     extra=fields(Event.PROVIDER_MISSING, provider=name),
                 )
             else:
-                self.providers.keep_leaving(pick.provider_settings(*earlier)[name])
+                settings = pick.provider_settings(*earlier, self.configuration.previous_keys(earlier[0]))[name]
+                self.providers.keep_leaving(settings, self.dispatcher.keys_in_use)
 
     def _catch_signals(self) -> None:
         """Handlers only note the number; the wake-up pipe turns the loop."""
@@ -564,7 +569,7 @@ class Parent:
         self.intake.allowed_hosts = config.policy.allowed_hosts
         self.providers.breaker_settings = pick.breaker_settings(config)
         self.dispatcher.stall_s = config.supervision.stall_s
-        self.dispatcher.set_providers(pick.provider_settings(config, self.configuration.keys))
+        self._set_providers(config)
         self.dispatcher.spending.configure(*pick.spending_caps(config))
         threads = self._threads_that_fit()
         renewed, self.crew.threads = self.crew.threads != threads, threads

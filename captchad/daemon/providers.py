@@ -70,6 +70,7 @@ class ProviderSettings:
     batch_polls: bool = False  # it answers for many captchas in one call
     timeouts: Mapping[str, float] = field(default_factory=dict)  # by method, in place of `timeout_s`
     methods: frozenset[str] | None = None  # that it offers; None: all
+    previous_key: str = field(default="", repr=False)  # for captchas that were submitted with it; "": there is none
 
     def timeout_of(self, method: str) -> float:
         """Longest time of one attempt, in seconds."""
@@ -112,6 +113,12 @@ class Lane:
     def name(self) -> str:
         return self.settings.name
 
+    def keep_previous(self, keys_in_use: Container[tuple[str, str]]) -> None:
+        """Take over the previous key while a captcha needs it."""
+        key = self.settings.previous_key
+        if key and key != self.settings.key and (self.name, _name_of_key(key)) in keys_in_use:
+            self.old_keys[_name_of_key(key)] = key
+
     @property
     def keys(self) -> dict[str, str]:
         """Every key that a captcha may have been submitted with, by its id."""
@@ -151,6 +158,7 @@ class Providers:
             else:
                 self._change(lane, settings)
                 lane.old_keys = {each: key for each, key in lane.old_keys.items() if (name, each) in keys_in_use}
+            self.lanes[name].keep_previous(keys_in_use)
         for name, lane in list(self.lanes.items()):
             if name not in providers:
                 lane.leaving = True
@@ -169,9 +177,10 @@ class Providers:
             lane.replaced_good_key = lane.key_works
             lane.key_works = False
 
-    def keep_leaving(self, settings: ProviderSettings) -> None:
+    def keep_leaving(self, settings: ProviderSettings, keys_in_use: Container[tuple[str, str]]) -> None:
         """Poll out what this provider has; it left the configuration before the start."""
         self.lanes[settings.name] = Lane(settings, leaving=True)
+        self.lanes[settings.name].keep_previous(keys_in_use)
 
     def key_for(self, provider: str, key_id: str) -> str:
         """The id of the key to poll a captcha with: its own, or the present one if that is gone."""

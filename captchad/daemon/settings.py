@@ -84,12 +84,15 @@ def crew_settings(config: Config) -> Settings:
     )
 
 
-def provider_settings(config: Config, keys: Mapping[str, str]) -> dict[str, ProviderSettings]:
+def provider_settings(
+    config: Config, keys: Mapping[str, str], previous_keys: Mapping[str, str]
+) -> dict[str, ProviderSettings]:
     return {
         provider.name: ProviderSettings(
             name=provider.name,
             url=provider.url,
             key=keys[provider.name],
+            previous_key=previous_keys.get(provider.name, ""),
             max_in_flight=provider.max_in_flight,
             priority=provider.priority,
             first_poll_s=provider.first_poll_s,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from captchad.config.credentials import MAX_KEY_BYTES, check_keys, digest, read_keys
+from captchad.config.credentials import MAX_KEY_BYTES, check_keys, digest, read_keys, read_previous_keys
 from captchad.config.load import load
 from captchad.model.errors import ConfigError
 
@@ -169,6 +169,41 @@ def test_without_places_a_problem_names_the_key_alone(place):
     place.file.unlink()
     with pytest.raises(ConfigError, match=r"^configuration:0: provider\[1\]\.api_key_file: "):
         read_keys(place.loaded.config, place.environ)
+
+
+def test_the_previous_keys_stand_beside_the_present_ones(place, tmp_path):
+    config = place.loaded.config
+    assert read_previous_keys(config, place.environ) == ({}, [])
+    before = digest(place.keys())
+    (tmp_path / "credentials" / "a.key.previous").write_text("unset")
+    assert read_previous_keys(config, place.environ) == ({}, [])
+
+    (tmp_path / "credentials" / "a.key.previous").write_text("old-a\n")
+    (tmp_path / "b.key.previous").write_text("old-b")
+    assert read_previous_keys(config, place.environ) == ({"a": "old-a", "b": "old-b"}, [])
+    assert read_previous_keys(config, {}) == ({"b": "old-b"}, [])
+    assert digest(place.keys()) == before  # no part of the configuration's name
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda file: file.write_bytes(b"SECRET 1"), "the key has a blank or control character inside"),
+        (lambda file: file.write_bytes(b""), "the file with the key is empty"),
+        (lambda file: file.write_bytes(b"S" * (MAX_KEY_BYTES + 1)), "the file with the key is larger than 4096 bytes"),
+        (os.mkfifo, "the file with the key is no regular file"),
+        (lambda file: file.symlink_to("none"), "the file with the key cannot be read: No such file or directory"),
+    ],
+)
+def test_a_previous_key_that_cannot_be_read_is_a_warning(place, tmp_path, spoil, what):
+    spoil(tmp_path / "b.key.previous")
+    found, warnings = read_previous_keys(place.loaded.config, place.environ, place.loaded.places)
+    assert found == {}
+    (warning,) = warnings
+    assert warning.startswith(f"{place.main}:10: provider[1].api_key_file: the previous key (b.key.previous): {what}")
+    assert "SECRET" not in warning
+    assert check_keys(place.loaded.config, place.environ, place.loaded.places) == ([], warnings)
+    assert set(place.keys()) == {"a", "b"}
 
 
 def test_the_digest_changes_with_names_and_keys_only():

@@ -20,6 +20,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
+PREVIOUS = replace(OTHER, previous_key=PROVIDER.key)
+
+
 def keys_of_polls(bench: Bench, number: int) -> dict[int, str]:
     channel = bench.ends[number]
     return {message["n"]: message["key"] for message in channel.receive() if message["m"] == "poll"}
@@ -57,6 +60,44 @@ def test_the_key_is_known_after_a_start_and_one_that_is_gone_is_counted(bench: B
     providers.count_without_key("p", "gone")
     assert providers.lanes["p"].without_key == 1
     assert providers.key_for("p", "gone") == PROVIDER.key_id
+
+
+def test_after_a_start_the_previous_key_polls_what_was_submitted_with_it_and_submits_nothing(bench: Bench) -> None:
+    first = bench.worker(1)
+    n = bench.submit("a", first)
+    bench.dispatcher.on_death(first, "exit")
+    let_go(first)
+    providers = bench.dispatcher.providers
+    providers.lanes.clear()  # as after a start: of the keys it has what the configuration gives
+    bench.dispatcher.set_providers({"p": PREVIOUS})
+    bench.dispatcher.resume()
+    assert providers.lanes["p"].keys == {PROVIDER.key_id: PROVIDER.key, OTHER.key_id: OTHER.key}
+    assert providers.lanes["p"].without_key == 0
+
+    second = bench.worker(2)
+    bench.turn()
+    assert keys_of_polls(bench, 2) == {n: PROVIDER.key_id}
+    bench.accept("b")
+    bench.turn()
+    ((_, new),) = [each for each in bench.told(second) if each[0] == "submit"]
+    assert bench.queue.view.attempts[new].key_id == OTHER.key_id
+
+
+def test_a_previous_key_that_no_captcha_needs_goes_to_no_worker(bench: Bench) -> None:
+    providers = bench.dispatcher.providers
+    providers.lanes.clear()
+    bench.dispatcher.set_providers({"p": PREVIOUS})
+    assert providers.lanes["p"].keys == {OTHER.key_id: OTHER.key}
+    assert PROVIDER.key not in repr(PREVIOUS)
+
+
+def test_a_provider_that_leaves_is_polled_out_with_its_previous_key_too(bench: Bench) -> None:
+    bench.submit("a", bench.worker(1))
+    providers = bench.dispatcher.providers
+    providers.keep_leaving(PREVIOUS, bench.dispatcher.keys_in_use)
+    assert providers.key_for("p", PROVIDER.key_id) == PROVIDER.key_id
+    providers.keep_leaving(replace(PREVIOUS, previous_key=OTHER.key), bench.dispatcher.keys_in_use)
+    assert providers.lanes["p"].keys == {OTHER.key_id: OTHER.key}
 
 
 def records(bench: Bench) -> list:

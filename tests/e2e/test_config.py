@@ -135,6 +135,55 @@ def test_a_new_key_takes_over_and_captchas_end_under_the_key_that_they_were_subm
         ]
 
 
+def test_over_a_restart_the_key_before_polls_its_captchas_and_is_no_part_of_the_configuration(tmp_path: Path) -> None:
+    accounts = "".join(f'[[key]]\nkey = "{letter * 32}"\n' for letter in "ab")
+    with (
+        Sandbox(scenario=f"{accounts}[solve]\nseconds = 3.0\n") as sandbox,
+        Daemon(tmp_path, sandbox) as daemon,
+    ):
+        old = daemon.drop({"id": f"old{n}", "sitekey": f"o{n}", "pageurl": "https://example.com/"} for n in range(5))
+        eventually(lambda: sandbox.totals()["created"] == 5)
+        (tmp_path / "key").rename(tmp_path / "key.previous")
+        (tmp_path / "key").write_text("b" * 32)
+        daemon.restart()
+        assert [daemon.status()["providers"][0][name] for name in ("old_keys", "captchas_without_key")] == [1, 0]
+        new = daemon.drop({"id": f"new{n}", "sitekey": f"n{n}", "pageurl": "https://example.com/"} for n in range(5))
+        results = daemon.wait_results(len(old) + len(new))
+        assert {(result["status"], result["charges"]) for result in results.values()} == {("solved", 1)}
+        accounts_of = sorted((each["account"], each["sitekey"][0]) for each in sandbox.captchas())
+        assert accounts_of == [*[(0, "o")] * 5, *[(1, "n")] * 5]
+
+        eventually(lambda: _config(daemon)["probation_s"] is None)
+        generation = _config(daemon)["generation"]
+        (tmp_path / "key.previous").write_text("not a key")
+        daemon.restart()
+        found = _config(daemon)
+        assert (found["generation"], found["probation_s"], found["problem"]) == (generation, None, None)
+        assert "the previous key (key.previous): the key has a blank" in daemon.log()
+
+
+def test_a_key_that_is_refused_after_a_restart_costs_nothing(tmp_path: Path) -> None:
+    with (
+        Sandbox(scenario=TWO_KEYS.replace("0.2", "3.0")) as sandbox,
+        Daemon(tmp_path, sandbox, {"provider": {"pause_s": 0.2}}) as daemon,
+    ):
+        old = daemon.drop({"id": f"old{n}", "sitekey": f"o{n}", "pageurl": "https://example.com/"} for n in range(3))
+        eventually(lambda: sandbox.totals()["created"] == 3)
+        (tmp_path / "key").rename(tmp_path / "key.previous")
+        (tmp_path / "key").write_text("b" * 32)
+        daemon.restart()
+        daemon.drop([{"id": "new", "sitekey": "new", "pageurl": "https://example.com/"}])
+        eventually(lambda: any("ERROR_KEY_DOES_NOT_EXIST" in each for each in daemon.status()["daemon"]["problems"]))
+        assert {result["status"] for result in daemon.wait_results(3).values()} == {"solved"}
+        assert sorted(daemon.results()) == old
+
+        (tmp_path / "key").write_text("a" * 32)
+        assert daemon.ctl("reload").returncode == 0
+        eventually(lambda: "new" in daemon.results())
+        assert [daemon.results()["new"][name] for name in ("status", "attempts", "charges")] == ["solved", 1, 1]
+        assert sandbox.totals()["charges"] == 4
+
+
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
         second = Daemon(tmp_path, sandbox)
