@@ -103,6 +103,14 @@ class Configuration:
             _log.warning("config: %s", warning)
         return found
 
+    @property
+    def replaced_keys(self) -> frozenset[str]:
+        """The providers that have another key than in the configuration that is known as good."""
+        earlier = self._before() if self._probation is not None else None
+        if earlier is None or not earlier[1]:
+            return frozenset()
+        return frozenset(name for name, key in earlier[0].keys.items() if self.keys.get(name, key) != key)
+
     def report(self) -> dict[str, Any]:
         """For the status: where the running configuration comes from, and why the file does not run, if so."""
         running = self._running
@@ -136,20 +144,22 @@ class Configuration:
             places, found = {}, error
         wall = self._clock.time()
         choice = choose_at_start(found, self._generations, now=wall, unusable=unusable)
+        before = self._from_generation()
         try:
-            keys = read_keys(choice.config, self._environ)
+            keys: Mapping[str, str] = read_keys(choice.config, self._environ)
         except ConfigError:
             # The last known good one cannot run without its keys either: what is wrong with the file is what to mend.
             if isinstance(found, ConfigError):
                 raise found from None
             raise
+        if choice.origin == "last_known_good" and before is not None and before.generation == choice.generation:
+            keys = before.keys
         places = places if choice.origin == "file" else {}
         digest = digest_of(choice.config, keys)
         self._running = _Running(choice.config, keys, digest, choice.origin, choice.generation, places)
         self.problem = choice.problem
         if choice.failed is not None and isinstance(found, Candidate):
             self._put_aside(found.digest, choice.failed)
-        before = self._from_generation()
         if before is not None and before.digest != digest:
             self._earlier = [(before, True)]
         self._resume_trial(digest, wall, proven=choice.proven)
@@ -194,13 +204,19 @@ class Configuration:
         return None if good is None else self._as_running(good)
 
     def _as_running(self, generation: Generation) -> _Running | None:
-        """A generation as it would run now; None when its keys cannot be read any more."""
+        """A generation as it would run now; None when its keys cannot be read any more.
+
+        If a previous key is the one that it became good with, it runs with that: the present one has come after it.
+        """
+        config = generation.config
         try:
-            keys = read_keys(generation.config, self._environ)
+            keys = read_keys(config, self._environ)
         except ConfigError:
             return None
-        digest = digest_of(generation.config, keys)
-        return _Running(generation.config, keys, digest, "last_known_good", generation.number, {})
+        before = keys | read_previous_keys(config, self._environ)[0]
+        if digest_of(config, before) == generation.digest:
+            keys = before
+        return _Running(config, keys, digest_of(config, keys), "last_known_good", generation.number, {})
 
     def earlier_provider(self, name: str) -> tuple[Config, Mapping[str, str]] | None:
         """The newest generation that has provider `name`, with that provider alone, and its key; None without one."""

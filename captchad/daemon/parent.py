@@ -212,7 +212,8 @@ class Parent:
 
     def _set_providers(self, config: Config) -> None:
         keys, previous = self.configuration.keys, self.configuration.previous_keys(config)
-        self.dispatcher.set_providers(pick.provider_settings(config, keys, previous))
+        replaced = self.configuration.replaced_keys
+        self.dispatcher.set_providers(pick.provider_settings(config, keys, previous, replaced))
 
     def _threads_that_fit(self) -> int:
         """The threads that each worker gets: those that are configured, or as many as its descriptors allow."""

@@ -71,6 +71,7 @@ class ProviderSettings:
     timeouts: Mapping[str, float] = field(default_factory=dict)  # by method, in place of `timeout_s`
     methods: frozenset[str] | None = None  # that it offers; None: all
     previous_key: str = field(default="", repr=False)  # for captchas that were submitted with it; "": there is none
+    replaces_good_key: bool = False  # at a start: another one was good until now
 
     def timeout_of(self, method: str) -> float:
         """Longest time of one attempt, in seconds."""
@@ -154,7 +155,7 @@ class Providers:
         for name, settings in providers.items():
             lane = self.lanes.get(name)
             if lane is None:
-                self.lanes[name] = Lane(settings)
+                self.lanes[name] = Lane(settings, replaced_good_key=settings.replaces_good_key)
             else:
                 self._change(lane, settings)
                 lane.old_keys = {each: key for each, key in lane.old_keys.items() if (name, each) in keys_in_use}

@@ -9,7 +9,7 @@ __all__ = [
     "spending_caps",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from captchad.config.schema import Config
 from captchad.daemon.providers import ProviderSettings
@@ -85,7 +85,7 @@ def crew_settings(config: Config) -> Settings:
 
 
 def provider_settings(
-    config: Config, keys: Mapping[str, str], previous_keys: Mapping[str, str]
+    config: Config, keys: Mapping[str, str], previous_keys: Mapping[str, str], replaced_keys: Container[str] = ()
 ) -> dict[str, ProviderSettings]:
     return {
         provider.name: ProviderSettings(
@@ -93,6 +93,7 @@ def provider_settings(
             url=provider.url,
             key=keys[provider.name],
             previous_key=previous_keys.get(provider.name, ""),
+            replaces_good_key=provider.name in replaced_keys,
             max_in_flight=provider.max_in_flight,
             priority=provider.priority,
             first_poll_s=provider.first_poll_s,

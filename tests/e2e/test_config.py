@@ -162,26 +162,27 @@ def test_over_a_restart_the_key_before_polls_its_captchas_and_is_no_part_of_the_
         assert "the previous key (key.previous): the key has a blank" in daemon.log()
 
 
-def test_a_key_that_is_refused_after_a_restart_costs_nothing(tmp_path: Path) -> None:
+def test_a_key_that_is_refused_after_a_restart_is_rolled_back_and_costs_nothing(tmp_path: Path) -> None:
     with (
         Sandbox(scenario=TWO_KEYS.replace("0.2", "3.0")) as sandbox,
         Daemon(tmp_path, sandbox, {"provider": {"pause_s": 0.2}}) as daemon,
     ):
+        eventually(lambda: _config(daemon)["probation_s"] is None)
         old = daemon.drop({"id": f"old{n}", "sitekey": f"o{n}", "pageurl": "https://example.com/"} for n in range(3))
         eventually(lambda: sandbox.totals()["created"] == 3)
         (tmp_path / "key").rename(tmp_path / "key.previous")
         (tmp_path / "key").write_text("b" * 32)
         daemon.restart()
         daemon.drop([{"id": "new", "sitekey": "new", "pageurl": "https://example.com/"}])
-        eventually(lambda: any("ERROR_KEY_DOES_NOT_EXIST" in each for each in daemon.status()["daemon"]["problems"]))
-        assert {result["status"] for result in daemon.wait_results(3).values()} == {"solved"}
-        assert sorted(daemon.results()) == old
-
-        (tmp_path / "key").write_text("a" * 32)
-        assert daemon.ctl("reload").returncode == 0
-        eventually(lambda: "new" in daemon.results())
-        assert [daemon.results()["new"][name] for name in ("status", "attempts", "charges")] == ["solved", 1, 1]
+        wanted = "provider sandbox refuses the new key (ERROR_KEY_DOES_NOT_EXIST); undone: provider.sandbox: its key"
+        eventually(lambda: _config(daemon)["problem"] == f"rolled back: {wanted}")
+        assert sorted(daemon.wait_results(4)) == ["new", *old]
+        assert {(each["status"], each["charges"]) for each in daemon.results().values()} == {("solved", 1)}
         assert sandbox.totals()["charges"] == 4
+
+        daemon.restart()
+        assert "was rejected: provider sandbox refuses" in _config(daemon)["problem"]
+        _solve(daemon, "with-the-key-before")
 
 
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
