@@ -11,11 +11,11 @@ __all__ = ["SCENARIOS"]
 import sys
 from pathlib import Path
 
-from tests.system import hardening, service
+from tests.system import hardening, service, trials
 from tests.system.kit import SCENARIOS, journal, run, step
 
 #: Importing a module of scenarios is what makes them known.
-MODULES = (service, hardening)
+MODULES = (service, hardening, trials)
 
 
 def main() -> int:
