@@ -14,7 +14,6 @@ from tests.support.harness import eventually
 from tests.support.sandbox import Sandbox
 from tests.system.kit import (
     QUICK,
-    SLOW,
     SPOOL,
     charges,
     configure,
@@ -179,7 +178,7 @@ def a_parent_that_crashes(sandbox: Sandbox) -> None:
 def a_worker_that_is_killed_for_memory_takes_only_itself(directory: Path) -> None:
     install()
     assert run("systemctl", "show", "--property", "OOMPolicy", "--value", "captchad").stdout.strip() == "continue"
-    with memory_group() as group, Sandbox(scenario=SLOW) as sandbox:
+    with memory_group() as group, Sandbox(scenario="[solve]\nseconds = [2.0, 3.0]\n") as sandbox:
         configure(sandbox, workers=3)
         with born_into(group):
             run("systemctl", "start", "captchad")
