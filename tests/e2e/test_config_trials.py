@@ -8,10 +8,12 @@ What is left out, because it would test the machine and not the daemon: `_afford
 """
 
 import math
+import re
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class Subject:
     daemon: Daemon
     good: str  # every key written
     config: Config  # of `good`
+    numbers: Iterator[int] = field(default_factory=count)
 
     @property
     def drop_in(self) -> Path:
@@ -82,7 +85,9 @@ class Subject:
         assert self.reload(), self.problem()
         assert self.problem() == "None"
         assert self.effective()["workers"][0] == self.config.daemon.workers
-        name = f"after-{len(self.daemon.results())}"
+        name = (
+            f"after-{next(self.numbers)}"  # never one that was used: its result may be gone by a mutated result_ttl_s
+        )
         self.daemon.drop([{"id": name, "sitekey": name, "pageurl": "https://example.com/"}])
         eventually(lambda: name in self.daemon.results(), 30)
         assert self.daemon.results()[name]["status"] == "solved"
@@ -187,7 +192,7 @@ def trees_mutated(draw: st.DrawFn, good: dict[str, Any], kinds: tuple[str, ...])
         place = draw(st.sampled_from(places))
         match kind:
             case "value":
-                place[key] = draw(st.sampled_from([*_NUMBERS, *_OTHERS]))
+                place[key] = deepcopy(draw(st.sampled_from([*_NUMBERS, *_OTHERS])))
             case "bound" if (name, key) in BOUNDS:
                 place[key] = draw(st.sampled_from(BOUNDS[name, key])) + draw(st.sampled_from((0, 0, -1, 1, 1e-9)))
             case "within" if (name, key) in BOUNDS:
@@ -210,7 +215,7 @@ def _mutate_table(draw: st.DrawFn, tree: dict[str, Any], name: str) -> None:
         case "nest" if name in tree:
             tree[name] = {name: tree[name]}
         case "value":
-            tree[name] = draw(st.sampled_from([*_NUMBERS, *_OTHERS]))
+            tree[name] = deepcopy(draw(st.sampled_from([*_NUMBERS, *_OTHERS])))
         case "double" if isinstance(tree.get("provider"), list):
             number = draw(st.sampled_from((1, 2, 63, 64)))
             tree["provider"] = [*tree["provider"], *({**_first(tree), "name": f"more-{n}"} for n in range(number))]
@@ -252,6 +257,20 @@ def test_no_key_takes_a_strange_value_badly(subject: Subject) -> None:
     subject.restore()
 
 
+def test_thousands_of_faults_are_refused_in_some_lines(subject: Subject) -> None:
+    subject.restore()
+    before = len(subject.daemon.log())
+    subject.daemon.config_file.write_text("[daemon]\n" + "".join(f"worker_{n} = 1\n" for n in range(3990)))
+    with pytest.raises(Refused) as caught:
+        call(subject.daemon.socket, "reload")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 101
+    assert 'daemon.worker_0: unknown key (did you mean "workers"?)' in str(caught.value)
+    assert re.fullmatch(r".*captchad\.toml: \d+ more: captchad check names all", lines[-1]), lines[-1]
+    assert subject.daemon.log()[before:].count("reload refused") == 101
+    subject.restore()
+
+
 @pytest.mark.parametrize(
     "examples", [pytest.param(120), pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
@@ -279,11 +298,14 @@ def test_no_mutation_of_a_good_configuration_stops_the_daemon(subject: Subject, 
             new = None
         assume(new is None or _affordable(new, subject.config))
 
+        logged = subject.daemon.log_file.stat().st_size
         before = subject.effective()
         applied = subject.reload()
         after, problem = subject.look()
         # What was taken may fail in its probation at any time.
-        rolled_back = problem.startswith("rolled back")
+        with subject.daemon.log_file.open("rb") as log:
+            log.seek(logged)
+            rolled_back = b"config: rolled back" in log.read()
         if applied:
             taken += 1
             assert new is not None
