@@ -16,6 +16,9 @@ KeyPath = tuple[str | int, ...]
 #: More would make a saved generation, where every key is written, larger than what `scanner` takes.
 MAX_PROVIDERS = 64
 
+#: Unknown names in one table whose hints say what is near: each takes a millisecond, and in a reload all else waits.
+MAX_HINTS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -65,13 +68,12 @@ def _assemble(read: Mapping[str, list[_Values]]) -> Config:
 
 def _unknown_tables(raw: Mapping[str, Any]) -> Iterator[Fault]:
     names = [table.name for table in tables()]
-    for name, value in raw.items():
-        if name in names:
-            continue
+    for number, (name, value) in enumerate((name, value) for name, value in raw.items() if name not in names):
         is_table = isinstance(value, Mapping) or (
             isinstance(value, list) and any(isinstance(x, Mapping) for x in value)
         )
-        hint = _near(name, names) if is_table else _home(name) or _near(name, names)
+        near = _near(name, names) if number < MAX_HINTS else ""
+        hint = near if is_table else _home(name) or near
         yield Fault((name,), "unknown table" if is_table else "unknown key", hint)
 
 
@@ -108,9 +110,9 @@ def _given_array(
 
 def _read_table(table: Table, path: KeyPath, given: Mapping[str, Any], faults: list[Fault]) -> _Values:
     known = {key.name: key for key in keys(table)}
-    for name in given:
-        if name not in known:
-            faults.append(Fault((*path, name), "unknown key", _unknown_hint(name, table, list(known))))
+    for number, name in enumerate(name for name in given if name not in known):
+        hint = _unknown_hint(name, table, list(known)) if number < MAX_HINTS else ""
+        faults.append(Fault((*path, name), "unknown key", hint))
     values: _Values = {}
     for name, key in known.items():
         if name in given:

@@ -146,17 +146,24 @@ def parse(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     text = text.replace("\r\n", "\n")
     found = scan(text)
     if found.refused:
-        raise _broken(file, found.last, found.refused, "a configuration is smaller than that")
+        message = f"{found.refused}, column {found.column}"
+        raise _broken(file, found.last, message, "a configuration is smaller than that")
     try:
         return tomllib.loads(text), found.lines
     except tomllib.TOMLDecodeError as error:
-        match = _AT.match(str(error))
-        line = int(match["line"] or 0) if match else 0
+        what, line, column = _place_of(str(error))
         # A fault "at end of document" is of the statement that has no end.
-        column = f", column {match['column']}" if match and line else ""
-        what = match["what"] if match else str(error)
+        place = f", column {column}" if line else f", in what begins at column {found.column}"
         hint = "remove the byte order mark" if text.startswith("\ufeff") else ""
-        raise _broken(file, line or found.last, f"no TOML: {_plain(what)}{column}", hint) from None
+        raise _broken(file, line or found.last, f"no TOML: {_plain(what)}{place}", hint) from None
+
+
+def _place_of(message: str) -> tuple[str, int, int]:
+    """What tomllib says, without the place; line and column, 0 and 0 for the end of the text."""
+    match = _AT.match(message)
+    if match is None:
+        return message, 0, 0
+    return match["what"], int(match["line"] or 0), int(match["column"] or 0)
 
 
 def _unread(file: str, message: str) -> ConfigError:
@@ -203,7 +210,9 @@ def _read(file: Path, shown: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _broken(shown, line, f"not UTF-8: byte 0x{data[error.start]:02x}", "save the file as UTF-8") from None
+        before = data[data.rfind(b"\n", 0, error.start) + 1 : error.start].decode()
+        message = f"not UTF-8: byte 0x{data[error.start]:02x}, column {len(before) + 1}"
+        raise _broken(shown, line, message, "save the file as UTF-8") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,12 @@ _SCALAR = re.compile(r"[^\s,\[\]{}#=\"']+(?: [0-9][^\s,\[\]{}#=\"']*)?")  # a da
 
 @dataclass(slots=True)
 class Scan:
-    """What was found. Lines are 1-based."""
+    """What was found. Lines and columns are 1-based."""
 
     lines: dict[KeyPath, int] = field(default_factory=dict)
     last: int = 1  # where the last statement that was understood, or the one that was not, begins
-    refused: str = ""  # why tomllib must not see the text; at line `last`
+    column: int = 1  # of that place in its line
+    refused: str = ""  # why tomllib must not see the text; at that place
 
 
 class _Stop(Exception):
@@ -64,7 +65,8 @@ def scan(text: str) -> Scan:
         reader.document()
     except _Stop as stop:
         reader.found.refused = str(stop)
-        reader.found.last = reader.line() if str(stop) else reader.found.last
+        if reader.found.refused:
+            reader.mark()
     return reader.found
 
 
@@ -81,7 +83,7 @@ class _Reader:
     def document(self) -> None:
         table: KeyPath = ()
         while self._skip(_GAP) < len(self._text):
-            self.found.last = self.line()
+            self.mark()
             table = self._header() if self._peek("[") else self._pair(table, 0)
             self._take(_REST)
 
@@ -90,6 +92,11 @@ class _Reader:
     def line(self) -> int:
         """The line that is being read."""
         return bisect_left(self._newlines, self._at) + 1
+
+    def mark(self) -> None:
+        """Note the place that is being read as the one to name."""
+        self.found.last = self.line()
+        self.found.column = self._at - self._text.rfind("\n", 0, self._at)
 
     def _peek(self, word: str) -> bool:
         return self._text.startswith(word, self._at)

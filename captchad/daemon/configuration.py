@@ -33,6 +33,9 @@ SAVE_AGAIN_S = 30.0
 #: Configurations in a row that were reloaded before they were proven, and that can be gone back to.
 EARLIER_MOST = 10
 
+#: Problems that a refused reload names: each goes into the log, and all of them to the caller.
+REFUSED_SAID = 100
+
 #: Changes that a roll-back names.
 UNDONE_SAID = 5
 
@@ -344,7 +347,9 @@ class Configuration:
     def _refuse(self, problems: list[str]) -> ReloadOutcome:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         self.problem = f"reload refused: {problems[0]}{more}"
-        return ReloadOutcome(applied=False, refused=tuple(problems))
+        unsaid = len(problems) - REFUSED_SAID
+        rest = (f"{self.path}: {unsaid} more: captchad check names all",) if unsaid > 0 else ()
+        return ReloadOutcome(applied=False, refused=(*problems[:REFUSED_SAID], *rest))
 
     def _changes_to(self, config: Config, keys: Mapping[str, str]) -> tuple[Change, ...]:
         return _changes(self.config, self.keys, config, keys)

@@ -433,8 +433,8 @@ def test_the_size_is_bounded(main):
 
 
 def test_not_utf8(main):
-    main.write_bytes(GOOD.encode() + b"# caf\xe9\n")
-    assert problems(main) == ["captchad.toml:7: syntax: not UTF-8: byte 0xe9 (save the file as UTF-8)"]
+    main.write_bytes(GOOD.encode() + "# é caf".encode() + b"\xe9\n")
+    assert problems(main) == ["captchad.toml:7: syntax: not UTF-8: byte 0xe9, column 8 (save the file as UTF-8)"]
 
 
 def test_a_byte_order_mark(main):

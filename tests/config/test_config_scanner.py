@@ -1,5 +1,6 @@
 """The scan against tomllib: generated documents whose values are their own line numbers, and mutated ones."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -215,6 +216,7 @@ def test_parse_raises_nothing_but_config_error(text):
         (problem,) = error.problems
         assert problem.key == "syntax"
         assert 1 <= problem.line <= text.count("\n") + 1
+        assert re.search(r"column [1-9]", problem.message), problem
         assert "\n" not in str(problem)
 
 
@@ -225,19 +227,19 @@ def refusal(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "what"),
+    ("text", "line", "what", "column"),
     [
-        ("a=1\n" + ".".join("k" * (MAX_DEPTH + 1)) + "=1\n", 2, f"a key of more than {MAX_DEPTH} parts"),
-        ("\n[" + ".".join("k" * (MAX_DEPTH + 1)) + "]\n", 2, f"a key of more than {MAX_DEPTH} parts"),
-        ("a=1\nb=" + "[" * (MAX_DEPTH + 2), 2, f"arrays or inline tables more than {MAX_DEPTH} deep"),
-        ("a=1\nb=" + "{a=" * (MAX_DEPTH + 2), 2, f"arrays or inline tables more than {MAX_DEPTH} deep"),
-        ("a = [\n1,\n" + "9" * (MAX_SCALAR + 1) + "]", 3, f"a number of more than {MAX_SCALAR} characters"),
-        ("a=[\n" + "1," * (MAX_VALUES + 1), 2, f"more than {MAX_VALUES} array elements"),
-        ("".join(f"k{n}=1\n" for n in range(MAX_KEYS + 1)), MAX_KEYS + 1, f"more than {MAX_KEYS} keys"),
+        ("a=1\n" + ".".join("k" * (MAX_DEPTH + 1)) + "=1\n", 2, f"a key of more than {MAX_DEPTH} parts", 34),
+        ("\n[" + ".".join("k" * (MAX_DEPTH + 1)) + "]\n", 2, f"a key of more than {MAX_DEPTH} parts", 35),
+        ("a=1\nb=" + "[" * (MAX_DEPTH + 2), 2, f"arrays or inline tables more than {MAX_DEPTH} deep", 20),
+        ("a=1\nb=" + "{a=" * (MAX_DEPTH + 2), 2, f"arrays or inline tables more than {MAX_DEPTH} deep", 54),
+        ("a = [\n1,\n" + "9" * (MAX_SCALAR + 1) + "]", 3, f"a number of more than {MAX_SCALAR} characters", 102),
+        ("a=[\n" + "1," * (MAX_VALUES + 1), 2, f"more than {MAX_VALUES} array elements", 100001),
+        ("".join(f"k{n}=1\n" for n in range(MAX_KEYS + 1)), MAX_KEYS + 1, f"more than {MAX_KEYS} keys", 6),
     ],
 )
-def test_too_much_is_refused_with_its_line(text, line, what):
-    assert refusal(text) == f"x:{line}: syntax: {what} (a configuration is smaller than that)"
+def test_too_much_is_refused_with_its_place(text, line, what, column):
+    assert refusal(text) == f"x:{line}: syntax: {what}, column {column} (a configuration is smaller than that)"
 
 
 def test_just_enough_is_taken():
@@ -247,14 +249,16 @@ def test_just_enough_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
+    ("text", "line", "where"),
     [
-        ("a = 1\nb = [\n1,\n\n", 2),  # an array without an end: where it begins
-        ('a = 1\nb = """\n\n\n', 2),
-        ("a = 1\nb = 2\na = 3", 3),  # tomllib says "end of document" here
-        ("a = 1\nb = \n", 2),
-        ("[a]\n[b]\n[a]\n", 3),
+        ("a = 1\n  b = [\n1,\n\n", 2, "in what begins at column 3"),  # an array without an end: where it begins
+        ('a = 1\nb = """\n\n\n', 2, "in what begins at column 1"),
+        ("a = 1\nb = 2\na = 3", 3, "in what begins at column 1"),  # tomllib says "end of document" here
+        ("a = 1\nb = \n", 2, "column 5"),
+        ("[a]\r\n[b]\r\n[a]\r\n", 3, "column 3"),
     ],
 )
-def test_a_syntax_fault_has_the_line_of_its_statement(text, line):
-    assert refusal(text).startswith(f"x:{line}: syntax: no TOML: ")
+def test_a_syntax_fault_has_the_place_of_its_statement(text, line, where):
+    refused = refusal(text)
+    assert refused.startswith(f"x:{line}: syntax: no TOML: "), refused
+    assert refused.endswith(f", {where}"), refused

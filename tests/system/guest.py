@@ -11,11 +11,11 @@ __all__ = ["SCENARIOS"]
 import sys
 from pathlib import Path
 
-from tests.system import logs, service, setup
+from tests.system import hardening, logs, service, setup, trials
 from tests.system.kit import SCENARIOS, journal, run, step
 
 #: Importing a module of scenarios is what makes them known.
-MODULES = (service, logs, setup)
+MODULES = (service, hardening, logs, setup, trials)
 
 
 def main() -> int:

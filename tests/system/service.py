@@ -143,7 +143,8 @@ def reload_good_and_bad(directory: Path) -> None:
         eventually(lambda: status()["workers"]["alive"] == 3)
         step("a good configuration is taken")
 
-        Path("/etc/captchad/captchad.toml").write_text("[daemon]\nworkers = 'many'\n")
+        file = Path("/etc/captchad/captchad.toml")
+        file.write_text(file.read_text().replace("workers = 3", "workers = 'many'"))
         assert run("systemctl", "reload", "captchad", ok=False).returncode != 0
         eventually(lambda: show("captchad", "SubState") == "running")
         found = status()
@@ -154,9 +155,27 @@ def reload_good_and_bad(directory: Path) -> None:
         assert main_pid("captchad") == pid
         wait_solved(drop("after", 3))
 
-        run("systemctl", "restart", "captchad")
-        wait_solved(drop("restarted", 3))
-        step("and a start with it runs on the last good one")
+        # As a boot would: what is enabled comes with its target.
+        run("systemctl", "enable", "captchad")
+        run("systemctl", "stop", "captchad")
+        run("systemctl", "start", "multi-user.target")
+        eventually(lambda: show("captchad", "SubState") == "running", 30)
+        found = status()
+        assert found["daemon"]["config"]["origin"] == "last_known_good", found
+        assert found["workers"]["configured"] == 3, found
+        told = run("captchactl", "status").stdout
+        assert "last_known_good" in told, told
+        assert "captchad.toml:3: daemon.workers" in told, told
+        eventually(lambda: "captchad.toml:3: daemon.workers" in show("captchad", "StatusText"))
+        assert run("systemctl", "reload", "captchad", ok=False).returncode != 0
+        wait_solved(drop("booted", 3))
+        step(f"and a boot with it runs on the last good one: {show('captchad', 'StatusText')}")
+
+        configure(sandbox, workers=2)
+        run("systemctl", "reload", "captchad")
+        found = status()
+        assert (found["daemon"]["config"]["origin"], found["daemon"]["config"]["problem"]) == ("file", None), found
+        step("until the file is mended")
         run("systemctl", "stop", "captchad")
 
 
