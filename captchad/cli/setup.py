@@ -352,7 +352,7 @@ def _start(plan: _Plan, teller: _Teller) -> bool:
     verb = _verb(plan)
     if not teller.does(f"{verb} {UNIT}, and wait until it is ready"):
         return True
-    if verb == "start":
+    if verb != "reload":
         run(["systemctl", "reset-failed", UNIT], must=False)  # after too many failures it would not be started at all
     try:
         run(["systemctl", verb, UNIT])

@@ -234,12 +234,15 @@ def setup_on_a_terminal_asks_and_says_why_a_start_failed(directory: Path) -> Non
         step("a bad configuration is named whole, and nothing is started")
 
         run("systemctl", "stop", "captchad")
-        bad.write_text('[daemon]\nstate_dir = "/proc/none"\n')  # valid, and impossible
-        drop_in("[Unit]\nStartLimitBurst=2\n")
+        bad.write_text('[daemon]\nstate_dir = "/proc/none"\n')  # valid, and impossible: the last good one runs
+        has(setup("--yes"), "captchad  running", "daemon.state_dir: /proc/none cannot be made")
+        bad.unlink()
+        run("systemctl", "stop", "captchad")
+        drop_in("ExecStart=\nExecStart=/bin/false\n[Unit]\nStartLimitBurst=2\n")
         for _ in range(3):  # systemd would start it no more, but for setup
             said = setup("--yes", code=1)
         has(said, "Main process exited", "hint: journalctl -u captchad.service")
-        bad.unlink()
+        drop_in("")
         assert "captchad  running" in setup()
         step("a start that fails says why, and one that is mended works, however often it had failed")
         no_secret_is_told(sandbox)
