@@ -373,6 +373,7 @@ def _verb(plan: _Plan) -> str:
 
 
 def _say_failure(error: NeedsOperator) -> None:
+    run(["journalctl", "--sync"], must=False)  # what was said last may still be on its way
     command = ["systemctl", "status", "--no-pager", "--full", f"--lines={LOG_LINES}", UNIT]
     sys.stderr.write(run(command, must=False).decode(errors="replace"))  # its status is that of the unit
     print(f"captchactl: {clean(error)}", file=sys.stderr)
