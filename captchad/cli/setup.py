@@ -374,8 +374,12 @@ def _verb(plan: _Plan) -> str:
 
 def _say_failure(error: NeedsOperator) -> None:
     run(["journalctl", "--sync"], must=False)  # what was said last may still be on its way
-    command = ["systemctl", "status", "--no-pager", "--full", f"--lines={LOG_LINES}", UNIT]
-    sys.stderr.write(run(command, must=False).decode(errors="replace"))  # its status is that of the unit
+    # Not the lines of `systemctl status`: between two tries of a start it has none.
+    for command in (
+        ["systemctl", "status", "--no-pager", "--full", "--lines=0", UNIT],  # its status is that of the unit
+        ["journalctl", "--no-pager", f"--lines={LOG_LINES}", f"--unit={UNIT}"],
+    ):
+        sys.stderr.write(run(command, must=False).decode(errors="replace"))
     print(f"captchactl: {clean(error)}", file=sys.stderr)
     print(f"hint: journalctl -u {UNIT} has the whole log; mend what it names and run setup again", file=sys.stderr)
 
