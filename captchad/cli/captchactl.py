@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace) -> int:
     verb: Callable[[Namespace], int] = options.run
+    if options.user:
+        from captchad.cli.places import user_config
+
+        options.config = user_config()
     try:
         return verb(options)
     except NotRunning as error:
@@ -176,6 +180,18 @@ def _bill(options: Namespace) -> int:
     return bill.bill(options)
 
 
+def _install(options: Namespace) -> int:
+    from captchad.cli import install
+
+    return install.install(options)
+
+
+def _uninstall(options: Namespace) -> int:
+    from captchad.cli import install
+
+    return install.uninstall(options)
+
+
 def _journal_verify(options: Namespace) -> int:
     from captchad.cli import journal
 
@@ -206,7 +222,7 @@ def _journal_repair(options: Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="captchactl", description="Ask and direct a captchad daemon.")
     parser.add_argument("--version", action="version", version=f"captchactl {__version__}")
-    parser.set_defaults(config=None, socket=None, json=False)
+    parser.set_defaults(config=None, socket=None, user=False, json=False)
     common = _common()
     _add_common(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -296,6 +312,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("--since", "from that day on"), ("--until", "up to that day")):
         bill.add_argument(name, type=_day, metavar="DATE", help=f"{text}: 2026-11-22, or 7d ago (UTC)")
 
+    _add_install(verbs, verb)
+
     text = "the journal's files"
     group = verbs.add_parser("journal", help=text, description=text)
     group.set_defaults(run=lambda options: _print_help(group))
@@ -335,6 +353,21 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) ->
     restart.add_argument("--timeout", type=_seconds, metavar="S", help="with --wait: at most S seconds (600)")
 
 
+def _add_install(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    for name, text, run in (
+        (
+            "install",
+            "set up systemd for this captchad, from pipx or a virtual environment; as root, or --user",
+            _install,
+        ),
+        ("uninstall", "stop it, and remove what install wrote; configuration, queue and results stay", _uninstall),
+    ):
+        added = verb(verbs, name, text, run)
+        added.add_argument("--dry-run", action="store_true", help="say each step, and change nothing")
+        text = "where man pages, completions and links to the programs go (/usr/local; with --user ~/.local)"
+        added.add_argument("--prefix", type=Path, metavar="DIR", help=text)
+
+
 def _workers_number(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError("a number of workers from 1 to 256 is wanted")
@@ -360,6 +393,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="the daemon's configuration"
     )
     where.add_argument("--socket", type=Path, metavar="PATH", default=argparse.SUPPRESS, help="its control socket")
+    text = "the daemon that you run with systemctl --user"
+    where.add_argument("--user", action="store_true", default=argparse.SUPPRESS, help=text)
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
