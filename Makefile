@@ -14,7 +14,9 @@
 #   make bench-supervisor captchad's supervision beside its peers, which it installs into .venv-bench; ten minutes
 #   make bench-delivery  how long answers lie ready before they are fetched, and by how many calls; four minutes
 #   make test-slow   the long form of the sweeps
-#   make install     as root: captchad for systemd, as docs/operations.md says
+#   make deb         captchad's Debian package, in dist/; as root it installs what that takes
+#   make install     as root, without the package: captchad for systemd, as docs/operations.md says
+#   make pages       share/ from docs/man/, the schema and the programs' options: man pages and completions
 #   make clean       remove the virtual environments
 
 PYTHON ?= python3
@@ -22,7 +24,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := -m pip --disable-pip-version-check --quiet
 
-# Where `make install` puts captchad. The daemon's user must be able to read the Python, too: none below /root.
+# Where `make install` puts captchad. The daemon's user must be able to read the Python, too: none below /root. `captchactl
+# install` refuses such places, and says why.
 PREFIX        ?= /opt/captchad
 SYSTEM_PYTHON ?= /usr/bin/python3
 
@@ -30,7 +33,7 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 PARALLEL ?= --numprocesses auto --dist worksteal
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow chaos days mutants sweep check bench bench-calls bench-inflight bench-queue bench-supervisor bench-delivery install clean debian
+.PHONY: demo test test-slow chaos days mutants sweep check bench bench-calls bench-inflight bench-queue bench-supervisor bench-delivery deb install pages clean debian
 
 demo: $(VENV)/.run
 	$(BIN)/captchad demo
@@ -78,17 +81,20 @@ bench-supervisor: $(VENV)/.run
 bench-delivery: $(VENV)/.run
 	$(BIN)/python -m benchmarks.delivery $(BENCH_ARGS)
 
+deb:
+	@$(PYTHON) tests/support/debian.py debhelper dh-python
+	@debian/build-deb dist
+
+# Old code must not run on new files: captchad is stopped before.
 install:
 	@[ "$$(id -u)" = 0 ] || { echo 'make install needs root' >&2; exit 1; }
+	@! systemctl --quiet is-active captchad || { echo 'first: systemctl stop captchad' >&2; exit 1; }
 	umask 022 && $(SYSTEM_PYTHON) -m venv --clear $(PREFIX) && $(PREFIX)/bin/python $(PIP) install .
-	ln -sf $(PREFIX)/bin/captchad $(PREFIX)/bin/captchactl /usr/local/bin/
-	install -D -m 644 systemd/captchad.service /etc/systemd/system/captchad.service
-	install -D -m 644 systemd/captchad.sysusers /etc/sysusers.d/captchad.conf
-	install -D -m 644 systemd/captchad.tmpfiles /etc/tmpfiles.d/captchad.conf
-	[ -e /etc/captchad/captchad.toml ] || install -D -m 644 etc/captchad.toml /etc/captchad/captchad.toml
-	systemd-sysusers /etc/sysusers.d/captchad.conf
-	systemd-tmpfiles --create /etc/tmpfiles.d/captchad.conf
-	systemctl daemon-reload
+	$(PREFIX)/bin/captchactl install
+
+pages: $(VENV)/.dev
+	@$(PYTHON) tests/support/debian.py go-md2man
+	$(BIN)/python -m docs.pages
 
 debian:
 	@$(PYTHON) tests/support/debian.py

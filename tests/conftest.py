@@ -9,6 +9,8 @@ run everything.
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from tests.support.debian import missing
 
+ROOT = Path(__file__).resolve().parent.parent
 _IN_CI = os.environ.get("CI") == "true"
 
 
@@ -41,6 +44,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     absent = missing(wanted)
     if absent:
         pytest.skip(f"needs the Debian packages {' '.join(absent)}")
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this tree, built once. Tests that use it are marked `debian("debhelper", "dh-python")`."""
+    command = [str(ROOT / "debian" / "build-deb"), str(tmp_path_factory.mktemp("deb"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What pip and pipx install of this tree, built once."""
+    place = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(place)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    (found,) = place.glob("*.whl")
+    return found
 
 
 @pytest.hookimpl(wrapper=True)

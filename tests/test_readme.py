@@ -24,7 +24,7 @@ from tests.support.systemd import NEEDS, ROOT, boot
 _BLOCK = re.compile(
     r"(?:<!-- (?P<kind>run|output): (?P<where>[^>]+) -->\n)?```(?P<lang>\w*)\n(?P<text>.*?)```", re.DOTALL
 )
-_PYTHON = "/opt/captchad/bin/python"
+_PYTHON = "/usr/bin/python3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ BLOCKS = read((ROOT / "README.md").read_text())
 
 def copy(target: Path) -> Path:
     """A fresh copy of the repository, without what was built in it."""
-    built = shutil.ignore_patterns(".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build")
+    built = shutil.ignore_patterns(
+        ".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build", "dist"
+    )
     shutil.copytree(ROOT, target, ignore=built)
     return target
 
@@ -133,7 +135,7 @@ def free_port() -> int:
 
 
 @pytest.mark.root
-@pytest.mark.debian(*NEEDS, "python3-venv")
+@pytest.mark.debian(*NEEDS, "debhelper", "dh-python")
 @pytest.mark.timeout(300)
 def test_what_an_operator_does(tmp_path):
     directory = copy(tmp_path / "clone")

@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace) -> int:
     verb: Callable[[Namespace], int] = options.run
+    if options.user:
+        from captchad.cli.places import user_config
+
+        options.config = user_config()
     try:
         return verb(options)
     except NotRunning as error:
@@ -212,6 +216,18 @@ def _bill(options: Namespace) -> int:
     return bill.bill(options)
 
 
+def _install(options: Namespace) -> int:
+    from captchad.cli import install
+
+    return install.install(options)
+
+
+def _uninstall(options: Namespace) -> int:
+    from captchad.cli import install
+
+    return install.uninstall(options)
+
+
 def _journal_verify(options: Namespace) -> int:
     from captchad.cli import journal
 
@@ -248,7 +264,7 @@ def _setup(options: Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="captchactl", description="Ask and direct a captchad daemon.")
     parser.add_argument("--version", action="version", version=f"captchactl {__version__}")
-    parser.set_defaults(config=None, socket=None, json=False)
+    parser.set_defaults(config=None, socket=None, user=False, json=False)
     common = _common()
     _add_common(parser)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -344,6 +360,8 @@ def _parser() -> argparse.ArgumentParser:
     bill.add_argument("--by", type=_by, default="day", metavar="WHAT", help="day, method, host, provider or tag:NAME")
     for name, text in (("--since", "from that day on"), ("--until", "up to that day")):
         bill.add_argument(name, type=_day, metavar="DATE", help=f"{text}: 2026-11-22, or 7d ago (UTC)")
+
+    _add_install(verbs, verb)
 
     text = "the journal's files"
     group = verbs.add_parser("journal", help=text, description=text)
@@ -466,6 +484,21 @@ def _add_setup(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> N
     setup.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
+def _add_install(verbs: _Verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
+    for name, text, run in (
+        (
+            "install",
+            "set up systemd for this captchad, from pipx or a virtual environment; as root, or --user",
+            _install,
+        ),
+        ("uninstall", "stop it, and remove what install wrote; configuration, queue and results stay", _uninstall),
+    ):
+        added = verb(verbs, name, text, run)
+        added.add_argument("--dry-run", action="store_true", help="say each step, and change nothing")
+        text = "where man pages, completions and links to the programs go (/usr/local; with --user ~/.local)"
+        added.add_argument("--prefix", type=Path, metavar="DIR", help=text)
+
+
 def _workers_number(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError("a number of workers from 1 to 256 is wanted")
@@ -491,6 +524,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="the daemon's configuration"
     )
     where.add_argument("--socket", type=Path, metavar="PATH", default=argparse.SUPPRESS, help="its control socket")
+    text = "the daemon that you run with systemctl --user"
+    where.add_argument("--user", action="store_true", default=argparse.SUPPRESS, help=text)
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 

@@ -3,7 +3,7 @@
 `captchactl` must work with a broken configuration: what can still be read counts, the defaults fill the rest.
 """
 
-__all__ = ["DEFAULT_CONFIG", "Places", "become_owner", "find"]
+__all__ = ["DEFAULT_CONFIG", "Places", "become_owner", "find", "user_config"]
 
 import os
 import re
@@ -60,6 +60,11 @@ def find(config: Path | None, socket: Path | None) -> Places:
         allow_weak_fs=daemon.get("allow_weak_fs") is True,
         allowed_hosts=tuple(map(str, hosts)) if isinstance(hosts, list) else None,
     )
+
+
+def user_config() -> Path:
+    """The configuration of a daemon that a user runs with `systemctl --user`."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "captchad" / "captchad.toml"
 
 
 def become_owner(state_dir: Path) -> None:

@@ -28,9 +28,6 @@ from captchad.model.errors import CaptchadError, ConfigError, FixInput, NeedsOpe
 
 DROP_INS = Path("/etc/systemd/system") / f"{UNIT}.d"
 
-#: What the shipped configuration says: nobody's own hosts.
-EXAMPLE_HOSTS = ["example.com", "*.example.com"]
-
 #: The provider is asked about a new key for so long at most.
 ASK_S = 15.0
 
@@ -113,7 +110,7 @@ def _plan(options: Namespace, teller: _Teller) -> _Plan:
     tree, own = merged(main), _own(main)
     settings = dict(own)
     provider = _provider(options, tree, settings)
-    _hosts(options, tree, settings, teller)
+    _hosts(options, tree, settings)
     credential = str(provider.get("api_key_credential"))
     vault = Vault(credential, main.parent / "credentials", DROP_INS / f"setup-{credential}.conf")
     key, present = _key(options, provider, vault, teller)
@@ -154,31 +151,29 @@ def _provider(options: Namespace, tree: Mapping[str, Any], settings: dict[str, A
     return made
 
 
-def _hosts(options: Namespace, tree: Mapping[str, Any], settings: dict[str, Any], teller: _Teller) -> None:
+def _hosts(options: Namespace, tree: Mapping[str, Any], settings: dict[str, Any]) -> None:
     """The hosts that may be automated: as told, else as they are, else asked for."""
     policy = tree.get("policy")
     present = policy.get("allowed_hosts") if isinstance(policy, dict) else None
     if options.allow_host:
         hosts = [_read(HostPattern(), f"--allow-host {each!a}", each) for each in options.allow_host]
-    elif present not in (None, EXAMPLE_HOSTS):
+    elif present is not None:
         return
     elif _asks(options):
-        hosts = _ask_hosts(present)
+        hosts = _ask_hosts()
     else:
-        if present:
-            teller.says(f"allowed_hosts is the shipped example, {' '.join(present)}: --allow-host HOST sets yours")
-        return
+        hint = "name each with --allow-host HOST"
+        raise FixInput("the configuration does not say which hosts you may automate", hint=hint)
     if hosts != present:
         settings["policy"] = {"allowed_hosts": hosts}
 
 
-def _ask_hosts(present: list[str] | None) -> list[str]:
-    keep = f" [{' '.join(present)}]" if present else ""
-    print(f"Hosts that you may automate, with spaces between{keep}: ", end="", file=sys.stderr, flush=True)
+def _ask_hosts() -> list[str]:
+    print("Hosts that you may automate, with spaces between: ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
         raise FixInput("no hosts were given; nothing was changed")
-    hosts = [_read(HostPattern(), f"the host {each!a}", each) for each in answer.split()] or present
+    hosts = [_read(HostPattern(), f"the host {each!a}", each) for each in answer.split()]
     if not hosts:
         raise FixInput("no hosts were given; nothing was changed", hint='like "example.com", or * for every host')
     return hosts

@@ -2,11 +2,13 @@
 
 python -m captchad.config.reference            docs/captchad.toml.md
 python -m captchad.config.reference example    etc/captchad.toml
+python -m captchad.config.reference manual     captchad.toml(5) in Markdown, for docs/pages.py
 """
 
-__all__ = ["example", "main", "reference"]
+__all__ = ["example", "main", "manual", "reference"]
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -17,13 +19,16 @@ from captchad.config.schema import REQUIRED, Key, Table, keys, tables
 
 _WIDTH = 100
 
-_INTRO = f"""\
+_INTRO = """\
 # captchad.toml
 
 The configuration of captchad, in [TOML](https://toml.io). Default place: `/etc/captchad/captchad.toml`.
 This page is made from the schema by `python -m captchad.config.reference`; an example with every key is
 `etc/captchad.toml`.
 
+"""
+
+_RULES = f"""\
 **Files.** The main file is read first, then every `conf.d/*.toml` beside it, in the order of their names (dot-files are
 left out). Tables merge, key by key; a later file wins. Arrays replace: a drop-in with `[[provider]]` replaces *all*
 providers of the files before it, and `allowed_hosts` in a drop-in replaces the whole list. What is left after the merge
@@ -50,6 +55,30 @@ generation (effective values, no keys). If the file is bad at a start or reload,
 last good generation runs, and `captchactl status` says so. `captchactl config` shows, compares and goes back.
 """
 
+_MANUAL_INTRO = """\
+# captchad.toml(5)
+
+## NAME
+
+captchad.toml - configuration of captchad
+
+## SYNOPSIS
+
+    /etc/captchad/captchad.toml
+    /etc/captchad/conf.d/*.toml
+
+## DESCRIPTION
+
+The configuration of captchad, in TOML.
+
+"""
+
+_MANUAL_END = """\
+## SEE ALSO
+
+captchad(8), captchactl(1)
+"""
+
 _EXAMPLE_INTRO = """\
 # Configuration of captchad: every key with its default. The reference is docs/captchad.toml.md.
 # After a change: captchad check, then systemctl reload captchad.
@@ -63,12 +92,27 @@ _EXAMPLE_INTRO = """\
 
 def reference() -> str:
     """The reference page, in Markdown."""
-    return "\n".join([_INTRO, *(_section(table) for table in tables())])
+    return "\n".join([_INTRO + _RULES, *(_section(table) for table in tables())])
 
 
 def example() -> str:
     """The example file: valid, every key with its default (or an example, where there is none)."""
     return "\n".join([_EXAMPLE_INTRO, *(_example_table(table) for table in tables())])
+
+
+def manual() -> str:
+    """The page of the manual, in the Markdown of docs/man/."""
+    return "\n".join([_MANUAL_INTRO + _RULES, *(_manual_table(table) for table in tables()), _MANUAL_END])
+
+
+def _manual_table(table: Table) -> str:
+    entries = [_starless(f"**{key.name}**\n: {key.spec.doc}\n  {_facts(key)}\n") for key in keys(table)]
+    return "\n".join([f"## {table.header}", "", table.doc, "", *entries])
+
+
+def _starless(text: str) -> str:
+    """Markdown in which a star within quotes is a star."""
+    return re.sub(r'"[^"]*"', lambda quoted: quoted[0].replace("*", r"\*"), text)
 
 
 def _section(table: Table) -> str:
@@ -124,8 +168,9 @@ def _facts(key: Key) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the page, or the example file."""
-    sys.stdout.write(example() if list(arguments) == ["example"] else reference())
+    """Print the page, or the example file, or the page of the manual."""
+    writers = {"example": example, "manual": manual}
+    sys.stdout.write(writers.get(arguments[0] if arguments else "", reference)())
     return 0
 
 

@@ -244,7 +244,9 @@ class _Check:
         """Tasks that the journal knows."""
         states = self.queue.view.states
         ended = sum(states[state] for state in State if state.ended and state is not State.DEAD)
-        return {"unfinished": self.queue.view.unfinished, "dead": states[State.DEAD], "ended": ended}
+        view = self.queue.view
+        counts = {"unfinished": view.unfinished, "dead": states[State.DEAD], "ended": ended}
+        return counts | {"undelivered": len(view.undelivered)}
 
 
 def _task_id(record: Record) -> str:

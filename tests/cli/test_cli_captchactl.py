@@ -90,7 +90,7 @@ def canned(request, loop):
         case "dlq.redrive":
             ids = request.args["ids"]
             if ids is None:
-                return ok({"redriven": ["a", "b"], "refused": {}})
+                return ok({"redriven": ["a", "b"], "refused": {"c": "redriven 3 times"}})
             return ok({"redriven": ids[:1], "refused": dict.fromkeys(ids[1:], "not dead")})
         case "reload":
             pending = Pending()
@@ -532,7 +532,9 @@ def test_redrive_all_asks(live):
     done = live("dlq", "redrive", "--all")
     assert (done.returncode, done.stdout) == (1, "")
     assert "--yes" in done.stderr
-    assert live("dlq", "redrive", "--all", "--yes").stdout == "a\nb\n"
+    done = live("dlq", "redrive", "--all", "--yes")
+    assert (done.returncode, done.stdout) == (0, "a\nb\n")
+    assert "c: redriven 3 times" in done.stderr
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 1), ("no\n", 1)])

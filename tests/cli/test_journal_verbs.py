@@ -21,6 +21,8 @@ import pytest
 
 from captchad.cli import captchactl, times
 from captchad.cli.exits import Exit
+from captchad.cli.left import left
+from captchad.cli.places import find
 from captchad.config import load  # noqa: F401 - who gives up the right to read the package cannot import it
 from captchad.journal.osio import Os
 from captchad.journal.records import Place, draft, encode
@@ -194,7 +196,7 @@ def test_verify_counts_what_is_there_and_changes_nothing(state):
     found = upkeep.verify(of(state))
     assert found["clean"]
     assert found["damage"] == []
-    assert (found["segments"], found["tasks"]) == (5, {"unfinished": 4, "dead": 0, "ended": 2})
+    assert (found["segments"], found["tasks"]) == (5, {"unfinished": 4, "dead": 0, "ended": 2, "undelivered": 0})
     files = sorted((state / "journal").glob("*.jsonl"))
     assert found["bytes"] == sum(path.stat().st_size for path in files)
     assert found["records"] == sum(len(path.read_bytes().splitlines()) - 1 for path in files)
@@ -1199,3 +1201,44 @@ def test_a_daemon_goes_on_with_a_repaired_journal(tmp_path):
         daemon.wait_results(21)
         assert sandbox.totals()["charges"] == 21
         assert daemon.ctl("journal", "verify").returncode == 0
+
+
+# --- what a purge of the package must keep
+
+
+def lost(state: Path, tmp_path: Path) -> list[str]:
+    config = tmp_path / "captchad.toml"
+    config.write_text(f'[daemon]\nstate_dir = "{state}"\n[queue]\nsegment_mb = 1\n')
+    return list(left(find(config, None)))
+
+
+def test_with_everything_handed_out_nothing_is_left(state, tmp_path):
+    with Life(state) as life:
+        life.accept("done")
+        life.solve("done")
+
+    assert lost(state, tmp_path) == []
+
+
+def test_what_would_be_lost_with_the_journal_is_named(state, tmp_path):
+    with Life(state) as life:
+        life.accept("waiting", "flying", "solved", "dead")
+        life.submit("flying")
+        life.queue.solved(life.submit("solved"), {"token": "t", "answer": None, "extra": {}})
+        for _ in range(SETTINGS.retry.max_attempts):
+            life.refuse("dead")
+    (state / "journal" / "workers" / "1-1.jsonl").touch()
+
+    found = lost(state, tmp_path)
+
+    assert "2 unfinished tasks" in found
+    assert "1 dead-letter tasks, which a redrive runs again" in found
+    assert "2 results that were not handed out" in found  # the dead one's, too
+    assert any("of workers" in line for line in found)
+
+
+def test_a_damaged_journal_is_not_taken_for_an_empty_one(state, tmp_path):
+    plain(state)
+    spoil(path_of(state, 2), b'"mid"')
+
+    assert any("damaged places" in line for line in lost(state, tmp_path))

@@ -1,6 +1,7 @@
 """The Debian packages that some tests need: one list, for `make test` and for the skips in conftest.
 
-    python3 tests/support/debian.py     installs what is missing, if it runs as root where apt-get is; else says what
+    python3 tests/support/debian.py            installs what is missing, as root where apt-get is; else says what
+    python3 tests/support/debian.py NAME...    the same for these, and fails if one is missing afterwards
 
 It runs before the virtual environment is filled, so it needs the standard library only.
 """
@@ -19,9 +20,14 @@ _SYSTEM_PYTHON = Path("/usr/lib/python3/dist-packages")
 
 #: Package name to what proves it: a program, or an absolute path. `@pytest.mark.debian("strace")` names them.
 PACKAGES = {
+    "debhelper": "dh",
+    "dh-python": "dh_python3",
     "e2fsprogs": "mkfs.ext4",
+    "fish": "fish",
     "gcc": "gcc",
+    "go-md2man": "go-md2man",
     "libc6-dev": "/usr/include/unistd.h",
+    "man-db": "man",
     "mount": "mount",
     "procps": "ps",
     "python3-psutil": f"{_SYSTEM_PYTHON}/psutil/__init__.py",
@@ -33,6 +39,7 @@ PACKAGES = {
     "strace": "strace",
     "systemd": "/lib/systemd/systemd",
     "util-linux": "unshare",
+    "zsh": "zsh",
 }
 
 
@@ -58,14 +65,15 @@ def _present(proof: str) -> bool:
     return Path(proof).exists() if proof.startswith("/") else shutil.which(proof, path=_PATH) is not None
 
 
-def main() -> int:
-    """Install, or name, what is missing. 0 unless an installation failed."""
-    names = missing()
+def main(wanted: list[str]) -> int:
+    """Install, or name, what is missing. 0 unless an installation failed, or a wanted one is not there."""
+    names = missing(wanted or PACKAGES)
     if not names:
         return 0
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        print(f"not installed, the tests that need them are skipped: {' '.join(names)}", file=sys.stderr)
-        return 0
+        consequence = "apt install them as root" if wanted else "the tests that need them are skipped"
+        print(f"not installed, {consequence}: {' '.join(names)}", file=sys.stderr)
+        return 1 if wanted else 0
     try:
         install(names)
     except subprocess.CalledProcessError as error:
@@ -75,4 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -5,6 +5,7 @@ changes outlive the boot. An assertion that fails ends it.
 """
 
 __all__ = [
+    "DEB",
     "QUICK",
     "ROOT",
     "SCENARIOS",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 import json
-import shutil
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,8 @@ Scenario = Callable[[Path], None]
 SCENARIOS: dict[str, Scenario] = {}
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = Path("/usr/lib/python3/dist-packages")
+#: The package of this tree.
+DEB = Path(os.environ.get("CAPTCHAD_DEB", ""))
 UNITS = Path("/etc/systemd/system")
 SPOOL = Path("/var/spool/captchad")
 QUICK = "[solve]\nseconds = [0.2, 0.5]\n"
@@ -63,7 +65,8 @@ def step(text: str) -> None:
 
 def run(*command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; with `ok`, its failure fails the scenario, with what the journal has."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # captchad as it is installed
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environ)
     if ok and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}\n{journal()}")
     return done
@@ -88,25 +91,13 @@ def main_pid(unit: str) -> int:
 
 
 def install() -> None:
-    """Lay captchad out as a Debian package would, for the system's Python."""
-    shutil.copytree(ROOT / "captchad", PACKAGES / "captchad", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("captchad", "captchactl"):
-        program = Path("/usr/bin") / name
-        program.write_text(f"#!/usr/bin/python3\nimport sys\nfrom captchad.cli.{name} import main\nsys.exit(main())\n")
-        program.chmod(0o755)
-    shutil.copy(ROOT / "systemd" / "captchad.service", UNITS)
-    Path("/etc/sysusers.d").mkdir(exist_ok=True)
-    shutil.copy(ROOT / "systemd" / "captchad.sysusers", "/etc/sysusers.d/captchad.conf")
-    shutil.copy(ROOT / "systemd" / "captchad.tmpfiles", "/etc/tmpfiles.d/captchad.conf")
-    # What the two files could not do, they say and go on: their silence counts, as with verify.
-    for command in (
-        ["systemd-sysusers", "/etc/sysusers.d/captchad.conf"],
-        ["systemd-tmpfiles", "--create", "/etc/tmpfiles.d/captchad.conf"],
-    ):
-        done = run(*command)
-        complaints = [line for line in done.stderr.splitlines() if not line.startswith("Creating ")]
-        assert complaints == [], complaints
-    run("systemctl", "daemon-reload")
+    """Install captchad's Debian package. What it could not do, its scripts say and go on: their silence counts."""
+    Path("/var/lib/man-db/auto-update").unlink(missing_ok=True)  # an index of all manuals, which no scenario reads
+    done = run("dpkg", "--install", str(DEB))
+    complaints = [
+        line for line in done.stderr.splitlines() if not line.startswith(("Creating ", "Not building database"))
+    ]
+    assert complaints == [], complaints
 
 
 def configure(sandbox: Sandbox, **daemon: Any) -> None:

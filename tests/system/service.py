@@ -154,6 +154,7 @@ def reload_good_and_bad(directory: Path) -> None:
         step(f"a bad one is refused: {show('captchad', 'StatusText')}")
         assert main_pid("captchad") == pid
         wait_solved(drop("after", 3))
+        eventually(lambda: status()["daemon"]["config"]["probation_s"] is None)
 
         # As a boot would: what is enabled comes with its target.
         run("systemctl", "enable", "captchad")

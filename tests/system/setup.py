@@ -41,7 +41,6 @@ HOLDS = f'{SOLVES}[[rule]]\nop = "poll"\nfault = "CAPCHA_NOT_READY"\n'
 def lay_out() -> None:
     """An installed captchad with the shipped configuration, made quick by a drop-in of the operator's."""
     install()
-    (ETC / "captchad.toml").write_text(Path("etc/captchad.toml").read_text())
     (ETC / "conf.d").mkdir(exist_ok=True)
     (ETC / "conf.d" / "05-quick.toml").write_text(
         "[daemon]\nprobation_s = 1.0\n[supervision]\nheartbeat_s = 0.2\n"
@@ -132,16 +131,17 @@ def refusals(directory: Path) -> None:
         (b"s" * 4097, "is larger than 4096 bytes"),
     ):
         file.write_bytes(content)
-        said = setup("--api-key-file", str(file), code=1)
+        said = setup("--allow-host", "example.com", "--api-key-file", str(file), code=1)
         has(said, wanted)
         assert "secret" not in said
     fifo = directory / "fifo"
     os.mkfifo(fifo)
     for arguments, wanted in (
-        ((), "there is no key of captchaai yet"),
-        (("--yes",), "hint: give it by --api-key-file FILE, or on standard input"),
-        (("--api-key-file", str(directory / "none")), "none: no such file or directory"),
-        (("--api-key-file", str(fifo)), f"{fifo} is no regular file"),
+        ((), "the configuration does not say which hosts you may automate\nhint: name each with --allow-host HOST"),
+        (("--allow-host", "a.b"), "there is no key of captchaai yet"),
+        (("--allow-host", "a.b", "--yes"), "hint: give it by --api-key-file FILE, or on standard input"),
+        (("--allow-host", "a.b", "--api-key-file", str(directory / "none")), "none: no such file or directory"),
+        (("--allow-host", "a.b", "--api-key-file", str(fifo)), f"{fifo} is no regular file"),
         (("--allow-host", "https://example.com/"), "the host alone, without scheme and path"),
         (("--provider-url", "http://user:secret@host"), "--provider-url must not carry a user or password"),
         (("--provider", "other"), "there is no provider other; configured: captchaai"),

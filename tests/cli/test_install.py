@@ -1,0 +1,278 @@
+"""captchactl install, uninstall and --user. tests/system/package.py does it for the system, under systemd."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from captchad.cli import install as module
+from captchad.cli.captchactl import main
+from captchad.cli.reach import HIDDEN, Need, User, needs, obstacles, way
+from captchad.model.errors import NeedsOperator
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A user's home, without a user's manager."""
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def program() -> Iterator[Path]:
+    """A program in a directory, both open to everybody. pytest's own directories are their user's alone."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        program = Path(place) / "bin" / "program"
+        program.parent.mkdir()
+        program.parent.chmod(0o755)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        yield program
+
+
+# --- what the unit can reach
+
+
+def test_the_way_goes_through_links_as_the_kernel_does(tmp_path):
+    (tmp_path / "real" / "bin").mkdir(parents=True)
+    (tmp_path / "real" / "bin" / "python").touch()
+    (tmp_path / "venv").symlink_to("real/../real")
+    (tmp_path / "python").symlink_to(tmp_path / "venv" / "bin" / "python")
+
+    steps = list(way(tmp_path / "python"))
+
+    assert steps[0] == Path("/")
+    assert steps[-1] == tmp_path / "real" / "bin" / "python"
+    assert not any(step.is_symlink() for step in steps)
+    assert tmp_path / "real" in steps
+
+
+def test_links_without_end_are_an_obstacle(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+
+    (line,) = obstacles([Need(tmp_path / "a")], User("root", 0), {})
+
+    assert "Too many levels of symbolic links" in line
+
+
+@pytest.mark.parametrize("place", ["/root/venv/bin/captchad", "/home/a/.local/bin/captchad", "/tmp/venv/bin/captchad"])
+def test_hidden_places_are_named_with_their_reason(place):
+    (line,) = obstacles([Need(Path(place), execute=True)], User("root", 0), HIDDEN)
+
+    top = Path(*Path(place).parts[:2])
+    assert line == f"{place}: the unit does not see {top} ({HIDDEN[top]})"
+
+
+def test_a_link_into_a_hidden_place_is_seen(tmp_path):
+    link = tmp_path / "captchad"
+    link.symlink_to("/root/venv/bin/captchad")
+    hidden = {path: why for path, why in HIDDEN.items() if path not in tmp_path.parents}
+
+    (line,) = obstacles([Need(link)], User("root", 0), hidden)
+
+    assert "/root (ProtectHome=yes)" in line
+
+
+@pytest.mark.parametrize(
+    ("part", "mode"), [("bin", 0o700), ("bin", 0o744), ("bin/program", 0o744), ("bin/program", 0o711)]
+)
+def test_what_is_closed_to_the_daemon_is_named(program, part, mode):
+    stranger = User("captchad", 4_000_000)
+    assert obstacles([Need(program, execute=True)], stranger, {}) == []
+    closed = program.parent.parent / part
+    closed.chmod(mode)
+
+    found = obstacles([Need(program, execute=True)], stranger, {})
+
+    assert found == [f"{program}: closed to the user captchad: {closed} has mode {mode:04o}"]
+
+
+def test_the_daemons_groups_count(program):
+    program.chmod(0o750)
+    status = program.stat()
+
+    assert obstacles([Need(program, execute=True)], User("captchad", 4_000_000), {})
+    assert not obstacles([Need(program, execute=True)], User("captchad", 4_000_000, frozenset({status.st_gid})), {})
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    (line,) = obstacles([Need(tmp_path / "captchad", execute=True)], User("root", 0), {})
+
+    assert line == f"{tmp_path}/captchad: No such file or directory: {tmp_path}/captchad"
+
+
+@pytest.mark.root
+@pytest.mark.debian("mount", "util-linux")
+def test_a_noexec_mount_is_an_obstacle(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from captchad.cli.reach import *\n"
+        "print(obstacles([Need(Path(sys.argv[1]), True), Need(Path(sys.argv[1]))], User('root', 0), {}))"
+    )
+    script = 'mount -t tmpfs -o noexec tmpfs "$1" && cp /bin/true "$1" && exec "$2" -c "$3" "$1/true"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), sys.executable, code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"['{tmp_path}/true: it lies on a file system that is mounted noexec']\n"
+
+
+def test_the_whole_chain_is_looked_at(tmp_path):
+    script = tmp_path / "captchad"
+    script.write_text("#!/opt/python/bin/python3 -I\n")
+
+    paths = {need.path: need.execute for need in needs([script])}
+
+    assert paths[script]
+    assert paths[Path("/opt/python/bin/python3")]
+    assert paths[Path(sys.executable)]
+    assert not paths[Path(os.__file__).parent]
+    assert Path(module.__file__).parent.parent in paths
+
+
+# --- the system's: only what needs no root
+
+
+def test_a_place_that_no_unit_can_run_is_refused_before_anything_is_done(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_scripts", lambda: Path("/home/nobody/bin"))
+
+    code = main(["install", "--dry-run"])
+
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (1, "")
+    assert "/home/nobody/bin/captchad: the unit does not see /home (ProtectHome=yes)" in printed.err
+    assert "hint: put captchad" in printed.err
+    assert "PIPX_HOME=/opt/pipx" in printed.err
+
+
+def test_beside_the_debian_package_it_refuses(monkeypatch, tmp_path):
+    listed = tmp_path / "captchad.list"
+    listed.write_text("/usr/bin/captchad\n/usr/lib/python3/dist-packages/captchad/__init__.py\n")
+    monkeypatch.setattr(module, "_PACKAGE", listed)
+
+    with pytest.raises(NeedsOperator, match="Debian package captchad is installed"):
+        module.install(Namespace(user=False, dry_run=True, json=False, prefix=None))
+
+
+@pytest.mark.debian("systemd")
+def test_systemd_reads_any_path_of_a_program(tmp_path):
+    program = tmp_path / "a b" / "50%n $HOME; #é" / "captchad"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    unit = tmp_path / "x.service"
+    unit.write_text(f"[Service]\nExecStart={module._escaped(program)} run\n")
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_what_systemd_does_not_read_is_refused():
+    for path in ("/opt/a'b/captchad", '/opt/"/captchad', "/opt/\\/captchad", "/opt/\n/captchad"):
+        (line,) = obstacles([Need(Path(path), execute=True)], User("root", 0), {})
+        assert "systemd takes no program" in line
+
+
+# --- one user's
+
+
+def test_a_rehearsal_says_the_same_and_changes_nothing(home, capsys):
+    assert main(["install", "--user", "--dry-run"]) == 0
+    rehearsed = capsys.readouterr().out
+    assert list(home.iterdir()) == []
+
+    assert main(["install", "--user"]) == 0
+    assert capsys.readouterr().out == rehearsed
+    assert "write   " in rehearsed
+
+
+def test_once_more_changes_nothing(home, capsys):
+    main(["install", "--user"])
+    before = {path: path.lstat().st_mtime_ns for path in home.rglob("*") if not path.is_dir()}
+    capsys.readouterr()
+
+    assert main(["install", "--user"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"same", "keep", "skip"}
+    assert {path: path.lstat().st_mtime_ns for path in home.rglob("*") if not path.is_dir()} == before
+
+
+def test_the_unit_names_this_captchad(home, capsys):
+    main(["install", "--user", "--prefix", str(home / "prefix")])
+
+    unit = (home / ".config" / "systemd" / "user" / "captchad.service").read_text()
+    assert f"\nExecStart={module._scripts()}/captchad run --config %E/captchad/captchad.toml\n" in unit
+    assert f"\nExecReload={module._scripts()}/captchactl --socket " in unit
+    assert (home / "prefix" / "share" / "man" / "man8" / "captchad.8").exists()
+    assert (home / "prefix" / "bin" / "captchactl").resolve() == (module._scripts() / "captchactl").resolve()
+
+
+def test_the_configuration_only_lacks_the_hosts(home, capsys):
+    main(["install", "--user"])
+    config = home / ".config" / "captchad" / "captchad.toml"
+    (config.parent / "captchaai.key").write_text("a" * 32)
+    command = [sys.executable, "-m", "captchad.cli.captchad", "check", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert "policy.allowed_hosts: missing" in line
+
+
+def test_uninstall_takes_what_install_wrote_and_nothing_else(home, capsys):
+    main(["install", "--user"])
+    state = home / ".local" / "state" / "captchad"
+    state.mkdir(parents=True)
+    page = home / ".local" / "share" / "man" / "man8" / "captchad.8"
+    page.write_text("mine")
+    program = home / ".local" / "bin" / "captchad"
+    program.unlink()
+    program.write_text("mine, too")
+    capsys.readouterr()
+
+    assert main(["uninstall", "--user", "--dry-run"]) == 0
+    rehearsed = capsys.readouterr().out
+    assert main(["uninstall", "--user"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == rehearsed
+    left = {path for path in home.rglob("*") if not path.is_dir() or path.is_symlink()}
+    config = home / ".config" / "captchad"
+    assert left == {page, program, config / "captchad.toml"}
+    for path in (*left, config, state):
+        assert f"keep    {path} (" in printed
+
+    main(["install", "--user"])
+    assert program.read_text() == "mine, too"
+    assert f"keep    {program} (it is another program)" in capsys.readouterr().out
+
+
+def test_the_programs_themselves_are_no_links_of_ours(home, capsys):
+    for verb in ("install", "uninstall"):
+        main([verb, "--user", "--dry-run", "--prefix", str(module._scripts().parent)])
+
+        assert f" {module._scripts()}" not in capsys.readouterr().out
+
+
+def test_steps_as_json(home, capsys):
+    main(["install", "--user", "--dry-run", "--json"])
+
+    steps = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"step": "write", "what": str(home / ".config/captchad/captchad.toml"), "why": ""} in steps
+
+
+def test_user_names_the_users_daemon(home, capsys):
+    main(["install", "--user"])
+    capsys.readouterr()
+
+    assert main(["--user", "show", "nothing"]) == 1
+    assert str(home / ".local" / "state" / "captchad") in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--user", "--socket", "/nowhere", "status"])

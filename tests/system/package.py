@@ -1,0 +1,373 @@
+"""Installing, upgrading, removing: the Debian package, and captchactl install for what is no package."""
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.harness import eventually
+from tests.support.sandbox import Sandbox
+from tests.system.kit import (
+    DEB,
+    QUICK,
+    SLOW,
+    SPOOL,
+    charges,
+    configure,
+    drop,
+    install,
+    journal,
+    main_pid,
+    result,
+    run,
+    scenario,
+    show,
+    status,
+    step,
+    wait_solved,
+)
+
+CONFIG = Path("/etc/captchad")
+STATE = Path("/var/lib/captchad")
+ALERT = CONFIG / "alert"
+ALERTED = "captchad-alert@captchad.service.service"
+DRAIN = "captchad-dlq-drain"
+UNITS = ("captchad.service", f"{DRAIN}.service", f"{DRAIN}.timer", "captchad-alert@captchad.service")
+HOPELESS = "[solve]\nseconds = 0.1\n[outcomes]\nERROR_CAPTCHA_UNSOLVABLE = 1.0\n"
+#: What a machine writes by itself, whatever is installed.
+_THE_MACHINES = re.compile(
+    r"/(var/lib/man-db/auto-update|etc/(passwd|shadow|group|gshadow|subuid|subgid)-?|etc/\.pwd\.lock|var/lib/(dpkg|systemd)/.*"
+    r"|var/(log|tmp|cache)/.*|usr/lib/python3/dist-packages/__pycache__.*|var/lib/private)"
+)
+
+
+@scenario
+def a_package_from_first_to_last(directory: Path) -> None:
+    before = files()
+    install()
+    the_package_is_whole()
+    with Sandbox(scenario=HOPELESS) as sandbox:
+        a_daemon_that_fails_runs_the_alert()
+        the_drain_runs_dead_letters_again(sandbox)
+        ids = removed_with_a_captcha_in_flight(sandbox)
+        a_purge_keeps_what_is_paid_for()
+        install()
+        nothing_of_it_was_lost(sandbox, ids)
+        for path in (SPOOL / "results").iterdir():
+            path.unlink()
+        said = run("dpkg", "--purge", "captchad").stdout
+    assert "may be paid for" not in said, said
+    assert "the user captchad" in said, said
+    assert show("captchad", "LoadState") == "not-found"
+    after = files()
+    assert after == before, (after - before, before - after)
+    step("with everything handed out, a purge leaves nothing")
+
+
+def the_package_is_whole() -> None:
+    for unit in ("captchad.service", f"{DRAIN}.timer"):
+        assert run("systemctl", "is-enabled", unit, ok=False).stdout.strip() == "disabled"
+        assert show(unit, "ActiveState") == "inactive"
+    done = run("systemd-analyze", "verify", *UNITS)  # it looks for the man pages, too
+    assert (done.stdout, done.stderr) == ("", "")
+    for page in ("captchad.8", "captchactl.1", "captchad.toml.5"):
+        assert Path(f"/usr/share/man/man{page[-1]}/{page}.gz").exists()
+    for place in (
+        "bash-completion/completions/captchactl",
+        "zsh/vendor-completions/_captchactl",
+        "fish/vendor_completions.d/captchactl.fish",
+    ):
+        assert Path("/usr/share", place).exists()
+    # Valid, but it allows no host: that is the operator's.
+    done = run("captchad", "check", ok=False)
+    assert done.returncode == 78
+    (line,) = done.stdout.splitlines() + done.stderr.splitlines()
+    assert "policy.allowed_hosts" in line
+    said = run("captchactl", "install").stdout
+    assert "Debian package" in said, said
+    assert len(said.splitlines()) == 1, said
+    step("not enabled, not started; units, man pages, completions and a configuration that allows nothing")
+
+
+def a_daemon_that_fails_runs_the_alert() -> None:
+    assert run("systemctl", "start", "captchad", ok=False).returncode != 0
+    eventually(lambda: show(ALERTED, "ConditionResult") == "no" and show(ALERTED, "ActiveState") == "inactive")
+    assert show(ALERTED, "Result") == "success"
+    step("without a command the alert is skipped")
+
+    ALERT.write_text(
+        '#!/bin/sh\necho "alert: $1 $MONITOR_SERVICE_RESULT $MONITOR_EXIT_STATUS as $(id -un)"\nls /var/lib/captchad\n'
+    )
+    ALERT.chmod(0o755)
+    STATE.joinpath("probe").touch()
+    run("systemctl", "start", "captchad", ok=False)
+    eventually(lambda: "alert: captchad.service exit-code 78 as captchad-alert" in journal(ALERTED))
+    eventually(lambda: show(ALERTED, "ActiveState") in ("inactive", "failed"))
+    assert "probe" not in journal(ALERTED)
+    STATE.joinpath("probe").unlink()
+    step("it gets the unit and its result, and sees nothing of the state directory")
+    ALERT.unlink()
+    run("systemctl", "reset-failed")
+
+
+def the_drain_runs_dead_letters_again(sandbox: Sandbox) -> None:
+    configure(sandbox, workers=2)
+    (CONFIG / "conf.d").mkdir()
+    (CONFIG / "conf.d" / "10-test.toml").write_text("[retry]\nmax_attempts = 1\n")
+    run("systemctl", "start", "captchad")
+    first = drop("hopeless", 3)
+    eventually(lambda: status()["queue"]["dead"] == 3, 30)
+    sandbox.set_scenario(QUICK)
+    run("systemctl", "start", f"{DRAIN}.service")
+    eventually(lambda: all(said(task) == "solved" for task in first), 30)
+    step("the drain's service runs dead letters again, by the daemon")
+
+    sandbox.set_scenario(HOPELESS)
+    second = drop("later", 2)
+    eventually(lambda: status()["queue"]["dead"] == 2, 30)
+    eventually(lambda: all(said(task) == "failed" for task in second))
+    run("systemctl", "stop", "captchad")
+    sandbox.set_scenario(QUICK)
+    run("systemctl", "start", f"{DRAIN}.service")
+    assert [said(task) for task in second] == [None, None]
+    run("systemctl", "start", "captchad")
+    eventually(lambda: all(said(task) == "solved" for task in second), 30)
+    step("and without one, by the journal")
+    assert charges(sandbox) == status()["queue"]["charges_total"] == 2 * 5
+
+
+def said(task: str) -> str | None:
+    found = result(task)
+    return found and found["status"]
+
+
+def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
+    run("systemctl", "enable", "captchad")
+    sandbox.set_scenario(SLOW)
+    flying = drop("flying", 1)
+    eventually(lambda: status()["queue"]["in_flight"] == 1, 30)
+    run("dpkg", "--remove", "captchad")
+    assert show("captchad", "ActiveState") == "inactive"
+    assert not os.path.lexists("/etc/systemd/system/multi-user.target.wants/captchad.service")
+    assert not Path("/usr/bin/captchad").exists()
+    assert (CONFIG / "captchad.toml").exists()
+    assert (CONFIG / "credentials" / "captchaai.key").exists()
+    assert (STATE / "journal").is_dir()
+    step("removed: stopped, disabled; configuration and queue are there")
+    return flying + drop("waiting", 1)
+
+
+def a_purge_keeps_what_is_paid_for() -> None:
+    other = Path("/etc/systemd/system/captchad.service")  # as captchactl install would leave it
+    other.write_text("[Service]\nExecStart=/opt/captchad/bin/captchad run\n")
+    assert "kept everything" in run("sh", "/var/lib/dpkg/info/captchad.postrm", "purge").stdout
+    assert (CONFIG / "credentials").exists()
+    other.unlink()
+
+    Path("/etc/systemd/system/captchad.service.d").mkdir()
+    Path("/etc/systemd/system/captchad.service.d/10-setup.conf").write_text("[Service]\n")
+    said = run("dpkg", "--purge", "captchad").stdout
+    for line in ("1 unfinished tasks", "1 files in incoming/", "5 results in results/", f"rm -r {STATE} {SPOOL}"):
+        assert line in said, said
+    assert (STATE / "journal").is_dir()
+    assert not CONFIG.exists()
+    assert not Path("/etc/systemd/system/captchad.service.d").exists()
+    step(f"purged:\n{said}")
+
+
+def nothing_of_it_was_lost(sandbox: Sandbox, ids: list[str]) -> None:
+    configure(sandbox, workers=2)
+    run("systemctl", "start", "captchad")
+    wait_solved(ids)
+    assert charges(sandbox) == 12, sandbox.totals()
+    run("systemctl", "stop", "captchad")
+    install()
+    assert show("captchad", "ActiveState") == "inactive"
+    step("installed again: the captcha in flight was polled under its id; what did not run is not started")
+
+
+def files() -> set[str]:
+    """All paths where a package may leave something, but for what the machine itself writes."""
+    command = ["find", "/etc", "/lib/systemd", "/opt", "/srv", "/run", "/usr", "/var", "-xdev"]
+    command += ["(", "-path", "/run/systemd", "-o", "-path", "/run/udev", "-o", "-path", "/run/log", ")", "-prune"]
+    found = run(*command, "-o", "-print").stdout.splitlines()
+    return {path for path in found if not _THE_MACHINES.fullmatch(path)}
+
+
+@scenario
+def an_upgrade_under_load(directory: Path) -> None:
+    install()
+    old, new = repack(directory, "9.8.7")
+    with Sandbox(scenario=SLOW) as sandbox:
+        configure(sandbox, workers=4)
+        config = (CONFIG / "captchad.toml").read_text()
+        run("systemctl", "start", "captchad")
+        with dropping() as ids:
+            ids += drop("batch", 60)
+            for name, line in (("preinst", "set -e"), ("postinst", "systemd-sysusers captchad.conf")):
+                _, bad = repack(directory, "9.8.6", failing=(name, line))
+                eventually(lambda: status()["queue"]["in_flight"] >= 50, 60)
+                before = main_pid("captchad")
+                assert run("dpkg", "--install", str(bad), ok=False).returncode != 0
+                assert main_pid("captchad") != before
+                version = status()["daemon"]["version"]
+                assert version == (old if name == "preinst" else "9.8.6"), version
+                step(f"an upgrade that fails in {name} leaves {version} running")
+
+            eventually(lambda: status()["queue"]["in_flight"] >= 50, 60)
+            flying = status()["queue"]["in_flight"]
+            run("dpkg", "--install", str(new))
+            assert status()["daemon"]["version"] == "9.8.7"
+            step(f"upgraded with {flying} captchas in flight")
+            done = len(ids)
+            eventually(lambda: len(ids) > done + 20)
+        wait_solved(ids)
+        queue = status()["queue"]
+        assert charges(sandbox) == queue["charges_total"] == len(ids), (queue, sandbox.totals())
+        assert (queue["unknown_submits"], queue["late_submits"]) == (0, 0), queue
+        step(f"{len(ids)} tasks, dropped before, meanwhile and after: as many charges")
+        assert (CONFIG / "captchad.toml").read_text() == config
+        assert run("systemctl", "is-enabled", "captchad", ok=False).stdout.strip() == "disabled"
+        run("systemctl", "stop", "captchad")
+
+
+def repack(directory: Path, version: str, failing: tuple[str, str] | None = None) -> tuple[str, Path]:
+    """The old version, and this package under another one; `failing` names a script of it and a line that fails."""
+    tree = directory / f"tree-{version}-{failing and failing[0]}"
+    run("dpkg-deb", "--raw-extract", str(DEB), str(tree))
+    control, module = tree / "DEBIAN" / "control", tree / "usr/lib/python3/dist-packages/captchad/__init__.py"
+    old = re.findall(r"(?m)^Version: (.*)$", control.read_text())[0]
+    control.write_text(control.read_text().replace(f"Version: {old}", f"Version: {version}"))
+    module.write_text(module.read_text().replace(f'"{old}"', f'"{version}"'))
+    if failing is not None:
+        name, line = failing
+        path = tree / "DEBIAN" / name
+        text = path.read_text() if path.exists() else f"#!/bin/sh\n{line}\n"
+        assert line in text
+        path.write_text(text.replace(line, "exit 1"))
+        path.chmod(0o755)
+    package = directory / f"{tree.name}.deb"
+    run("dpkg-deb", "-Znone", "--root-owner-group", "--build", str(tree), str(package))
+    return old, package
+
+
+@contextmanager
+def dropping() -> Iterator[list[str]]:
+    """Drop a task ten times a second; the list is of all ids so far."""
+    ids: list[str] = []
+    over = threading.Event()
+
+    def feed() -> None:
+        number = 0
+        while not over.wait(0.1):
+            ids.extend(drop(f"drip{number}", 1))
+            number += 1
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        yield ids
+    finally:
+        over.set()
+        feeder.join()
+
+
+VENV = Path("/opt/captchad")
+
+
+@scenario
+def from_a_virtual_environment(directory: Path) -> None:
+    virtual_environment(Path(os.environ["CAPTCHAD_WHEEL"]))
+    program = str(VENV / "bin" / "captchactl")
+    before = files()
+    rehearsed = run(program, "install", "--dry-run").stdout
+    assert files() == before
+    assert run(program, "install").stdout == rehearsed
+    again = run(program, "install").stdout
+    assert {line.split()[0] for line in again.splitlines()} == {"same", "keep", "run"}
+    done = run("systemd-analyze", "verify", *UNITS)
+    assert (done.stdout, done.stderr) == ("", "")
+    step("installed as rehearsed, and once more without a change")
+
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox, workers=2)
+        run("systemctl", "enable", "--now", "captchad")
+        wait_solved(drop("task", 3))
+        assert str(VENV) in Path(f"/proc/{main_pid('captchad')}/cmdline").read_text()
+        run("systemctl", "reload", "captchad")
+        run(program, "uninstall")
+        assert show("captchad", "ActiveState") == "inactive"
+        assert show("captchad", "LoadState") == "not-found"
+        left = {path for path in files() - before if not path.startswith(("/var/lib/captchad", "/var/spool/captchad"))}
+        assert all(path.startswith("/etc/captchad") or Path(path).is_dir() for path in left), left
+        assert len(list((SPOOL / "results").iterdir())) == 3
+        step("worked, and uninstalled: configuration, queue and results stay")
+
+        for_one_user(sandbox)
+
+
+def virtual_environment(wheel: Path) -> None:
+    """What pip would make of the wheel, without a network."""
+    run("/usr/bin/python3", "-m", "venv", "--without-pip", "--system-site-packages", str(VENV))
+    (library,) = VENV.glob("lib/python3*/site-packages")
+    shutil.unpack_archive(wheel, library, "zip")
+    (entries,) = library.glob("captchad-*.dist-info/entry_points.txt")
+    for name, module, function in re.findall(r"(?m)^(\w+) = ([\w.]+):(\w+)$", entries.read_text()):
+        script = VENV / "bin" / name
+        script.write_text(f"#!{VENV}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+        script.chmod(0o755)
+
+
+def for_one_user(sandbox: Sandbox) -> None:
+    run("useradd", "--create-home", "tester")
+    user = pwd.getpwnam("tester")
+    home, runtime = Path(user.pw_dir), Path(f"/run/user/{user.pw_uid}")
+    runtime.mkdir(parents=True)
+    os.chown(runtime, user.pw_uid, user.pw_gid)
+    runtime.chmod(0o700)
+    environ = [f"HOME={home}", f"XDG_RUNTIME_DIR={runtime}"]
+    run(
+        *("systemd-run", "--unit=manager", "--uid=tester", "--property=Type=notify", "--property=Delegate=yes"),
+        *(f"--setenv={each}" for each in environ),
+        *("/lib/systemd/systemd", "--user"),
+    )
+
+    def user_runs(*command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        who = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "env", "-i"]
+        return run(*who, *environ, f"PATH={VENV}/bin:/usr/bin:/bin", *command, ok=ok)
+
+    refused = user_runs("captchactl", "install", ok=False)
+    assert (refused.returncode, refused.stdout) == (4, ""), refused
+    user_runs("captchactl", "install", "--user")
+    config = home / ".config" / "captchad"
+    (config / "conf.d").mkdir()
+    (config / "conf.d" / "10-test.toml").write_text(
+        '[policy]\nallowed_hosts = ["example.com"]\n[supervision]\nheartbeat_s = 0.2\n[[provider]]\nname = "sandbox"\n'
+        f'url = "{sandbox.url}"\napi_key_file = "{config}/captchaai.key"\nfirst_poll_s = 0.5\npoll_s = 0.2\n'
+    )
+    key = config / "captchaai.key"
+    key.write_text(sandbox.key)
+    os.chown(key, user.pw_uid, user.pw_gid)
+    key.chmod(0o600)
+    assert user_runs("systemctl", "--user", "enable", "--now", "captchad", ok=False).returncode == 0, journal("manager")
+    step(
+        f"for one user: {user_runs('systemctl', '--user', 'show', '--property=StatusText', 'captchad').stdout.strip()}"
+    )
+    task = home / "task.json"
+    task.write_text(
+        '{"id": "own", "sitekey": "6Lc_aCMTAAAAABx7u2W0WPXnVbI_v6ZdbM6rYf16", "pageurl": "https://example.com/"}'
+    )
+    user_runs("captchactl", "--user", "submit", str(task))
+    assert user_runs("captchactl", "--user", "wait", "own", "--timeout", "30").stdout.startswith("own\tsolved\t")
+    user_runs("systemctl", "--user", "reload", "captchad")
+    assert (home / ".local/state/captchad/spool/results/own.json").exists()
+    user_runs("captchactl", "uninstall", "--user")
+    assert user_runs("systemctl", "--user", "is-active", "captchad", ok=False).stdout.strip() == "inactive"
+    assert key.exists()
+    run("systemctl", "stop", "manager")
+    step("solved, reloaded, uninstalled, without root")

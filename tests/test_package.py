@@ -1,0 +1,98 @@
+"""What is in the Debian package and in the wheel. tests/system/package.py installs them."""
+
+import re
+import subprocess
+import tomllib
+import zipfile
+
+import pytest
+
+from captchad import __version__
+from captchad.config.load import load
+from captchad.model.errors import ConfigError
+from tests.support.systemd import ROOT
+
+BUILT = pytest.mark.debian("debhelper", "dh-python")
+
+
+def dpkg_deb(*arguments: object) -> str:
+    return subprocess.run(["dpkg-deb", *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+
+
+@BUILT
+def test_the_package_has_everything_in_its_place(deb):
+    rows = [line.split(maxsplit=5) for line in dpkg_deb("--contents", deb).splitlines()]
+    files = {row[5].removeprefix("."): (row[0], row[1]) for row in rows if row[0].startswith("-")}
+
+    assert {owner for _, owner in files.values()} == {"root/root"}
+    assert {mode for path, (mode, _) in files.items() if path.startswith("/usr/bin/")} == {"-rwxr-xr-x"}
+    assert {mode for path, (mode, _) in files.items() if not path.startswith("/usr/bin/")} == {"-rw-r--r--"}
+    modules = {f"/usr/lib/python3/dist-packages/{path.relative_to(ROOT)}" for path in ROOT.glob("captchad/**/*.py")}
+    assert modules == {path for path in files if path.startswith("/usr/lib/python3/")}
+    units = {
+        f"/lib/systemd/system/{path.name}" for kind in ("service", "timer") for path in ROOT.glob(f"systemd/*.{kind}")
+    }
+    assert units == {path for path in files if path.startswith("/lib/systemd/")}
+    assert {
+        "/etc/captchad/captchad.toml",
+        "/usr/bin/captchactl",
+        "/usr/bin/captchad",
+        "/usr/lib/systemd/user/captchad.service",
+        "/usr/lib/sysusers.d/captchad.conf",
+        "/usr/lib/tmpfiles.d/captchad.conf",
+        "/usr/share/doc/captchad/CHANGELOG.md",
+        "/usr/share/doc/captchad/copyright",
+        "/usr/share/doc/captchad/examples/captchad.toml",
+        "/usr/share/doc/captchad/operations.md",
+    } <= set(files)
+
+
+@BUILT
+def test_the_package_says_what_it_is(deb):
+    fields = dict(line.split(": ", 1) for line in dpkg_deb("--field", deb).splitlines() if re.match(r"\w", line))
+
+    assert (fields["Package"], fields["Architecture"]) == ("captchad", "all")
+    assert fields["Version"].replace("~", "") == __version__
+    depends = fields["Depends"].split(", ")
+    for name in ("python3 (>= 3.11)", "python3-psutil", "python3-requests", "python3-sdnotify", "python3-tomli-w"):
+        assert name in depends
+    assert dpkg_deb("--info", deb, "conffiles") == "/etc/captchad/captchad.toml\n"
+
+
+@BUILT
+def test_the_packages_units_run_the_packages_programs(deb, tmp_path):
+    dpkg_deb("--extract", deb, tmp_path)
+    found = [line for path in tmp_path.rglob("captchad*.service") for line in path.read_text().splitlines()]
+    programs = {re.split(r"[= ]", line)[1] for line in found if re.match(r"Exec\w+=", line)}
+
+    assert programs == {"/usr/bin/captchad", "/usr/bin/captchactl", "/usr/bin/env"}
+
+
+def test_the_wheel_has_what_install_lays_out(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {
+        f"captchad/files/{path.relative_to(ROOT)}"
+        for name in ("share", "systemd", "etc")
+        for path in (ROOT / name).rglob("*")
+        if path.is_file()
+    }
+
+    assert wanted <= held
+
+
+def test_the_configuration_that_is_installed_lacks_the_hosts_alone(tmp_path):
+    text = (ROOT / "etc" / "default.toml").read_text()
+    path = tmp_path / "captchad.toml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert [problem.key for problem in caught.value.problems] == ["policy.allowed_hosts"]
+
+    drop_in = tmp_path / "conf.d" / "10-site.toml"
+    drop_in.parent.mkdir()
+    # The lines that its comment proposes.
+    drop_in.write_text("".join(re.findall(r"(?m)^#     (.*\n)", text)))
+    assert load(path).config.policy.allowed_hosts == tuple(
+        tomllib.loads(drop_in.read_text())["policy"]["allowed_hosts"]
+    )

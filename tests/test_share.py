@@ -1,0 +1,73 @@
+"""share/: the man pages and completions that are committed are those of the sources, and programs read them."""
+
+import subprocess
+
+import pytest
+
+from docs.pages import SHARE, pages
+
+PAGES = sorted(SHARE.glob("man/*/*"))
+
+
+@pytest.mark.debian("go-md2man")
+def test_share_is_up_to_date():
+    found = {str(path.relative_to(SHARE)): path.read_text() for path in SHARE.rglob("*") if path.is_file()}
+    made = pages()
+
+    assert set(found) == set(made)
+    stale = [name for name, text in made.items() if text != found[name]]
+    assert stale == [], "run `make pages`"
+
+
+@pytest.mark.debian("man-db")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_man_reads_its_page_without_a_warning(page):
+    environ = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "80", "MANROFFOPT": "-ww"}
+    command = ["man", "--warnings", "--local-file", str(page)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+
+    assert done.stderr == ""
+    assert done.stdout.startswith(page.stem)
+    assert all(heading in done.stdout for heading in ("\nNAME\n", "\nSYNOPSIS\n", "\nDESCRIPTION\n", "\nSEE ALSO\n"))
+
+
+def answers(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completes():
+    script = f"""
+source {SHARE}/bash-completion/completions/captchactl
+complete=$(complete -p captchactl | sed 's/.*-F //; s/ .*//')
+words() {{
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+    "$complete" captchactl "${{@: -1}}" "${{@: -2:1}}"
+    echo "${{COMPREPLY[@]}}"
+}}
+words captchactl dl
+words captchactl dlq red
+words captchactl install --pre
+"""
+
+    assert answers("bash", "-c", script) == ["dlq", "redrive", "--prefix"]
+
+
+@pytest.mark.debian("fish")
+def test_fish_completes(tmp_path):
+    path = SHARE / "fish" / "vendor_completions.d" / "captchactl.fish"
+    script = f"set -x HOME {tmp_path}; source {path}; complete --do-complete 'captchactl dl'"
+
+    assert answers("fish", "--no-config", "-c", script)[0] == "dlq"
+
+
+@pytest.mark.debian("zsh")
+def test_zsh_knows_the_completion(tmp_path):
+    functions = SHARE / "zsh" / "site-functions"
+    script = (
+        f"fpath=({functions} $fpath); autoload -Uz compinit; compinit -u -d {tmp_path}/dump; "
+        "echo $_comps[captchactl] $_comps[captchad]; autoload +X _captchactl && echo loaded"
+    )
+
+    assert answers("zsh", "-fc", script) == ["_captchactl", "_captchad", "loaded"]
