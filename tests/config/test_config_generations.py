@@ -16,24 +16,8 @@ from hypothesis import strategies as st
 
 from captchad.config.choice import Candidate, Choice, choose_at_start
 from captchad.config.generations import KEEP, KEEP_REJECTED, Generations, Trial, default_directory, digest_of
-from captchad.config.load import from_dict
 from captchad.model.errors import ConfigError, ConfigProblem, NeedsOperator, TryLater
-
-KEYS = {"p": "SECRET"}
-
-
-def config(workers):
-    return from_dict(
-        {
-            "daemon": {"workers": workers},
-            "policy": {"allowed_hosts": ["a.example"]},
-            "provider": [{"name": "p", "url": "http://h", "api_key_file": "/k"}],
-        }
-    )
-
-
-def digest(workers):
-    return digest_of(config(workers), KEYS)
+from tests.config.made import KEYS, config, digest
 
 
 class FixedClock:

@@ -14,23 +14,9 @@ import pytest
 
 from captchad.config import generations as module
 from captchad.config.choice import Candidate, choose_at_start
-from captchad.config.generations import Generations, Trial, digest_of
-from captchad.config.load import from_dict
+from captchad.config.generations import Generations, Trial
 from captchad.model.clock import SystemClock
-
-
-def config(workers):
-    return from_dict(
-        {
-            "daemon": {"workers": workers},
-            "policy": {"allowed_hosts": ["a.example"]},
-            "provider": [{"name": "p", "url": "http://h", "api_key_file": "/k"}],
-        }
-    )
-
-
-def digest(workers):
-    return digest_of(config(workers), {"p": "SECRET"})
+from tests.config.made import config, digest
 
 
 class Disk:
