@@ -3,7 +3,7 @@
 __all__ = ["Change", "changes", "flat", "origins"]
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +66,18 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change
     went, came = _providers(old) - _providers(new), _providers(new) - _providers(old)
     found = [Change(f"provider.{name}", "there", ABSENT, Reload.LIVE) for name in sorted(went)]
     found += [Change(f"provider.{name}", ABSENT, "there", Reload.LIVE) for name in sorted(came)]
+    was, becomes = (_order(tree, without=went | came) for tree in (before, after))
+    if was != becomes:
+        found.append(Change("provider: their order", was, becomes, Reload.LIVE))
     for key, leaf in {**new, **{key: old[key] for key in old if key not in new}}.items():
         was, becomes = _shown(old.get(key)), _shown(new.get(key))
         if was != becomes and leaf.provider not in went | came:
             found.append(Change(key, was, becomes, _RELOADS[f"{leaf.path[0]}.{leaf.path[-1]}"]))
     return tuple(found)
+
+
+def _order(tree: Mapping[str, Any], without: Set[str]) -> str:
+    return ", ".join(each["name"] for each in tree["provider"] if each["name"] not in without)
 
 
 def _providers(leaves: Mapping[str, _Leaf]) -> set[str]:

@@ -2,9 +2,8 @@
 
 __all__ = ["Candidate", "Choice", "choose_at_start"]
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from captchad.config.generations import MOST_STARTS, Generation, Generations, Trial
 from captchad.config.schema import Config, with_places_of
@@ -13,11 +12,12 @@ from captchad.model.errors import ConfigError, ConfigProblem
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A valid configuration from `file`, and `digest_of` it and its keys."""
+    """A valid configuration from `file`, its providers' keys, and `digest_of` both."""
 
     config: Config
     digest: str
     file: str = "configuration"
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Choice:
     """What runs, and why."""
 
     config: Config
-    origin: Literal["file", "last_known_good"]
+    fall_back: Generation | None  # None: it is the file
     generation: int  # 0: not saved yet
     problem: str | None  # why the file does not run, on one line
     proven: bool = True  # false: it has to go through probation
@@ -38,35 +38,46 @@ def choose_at_start(
     *,
     now: float = 0.0,
     unusable: Callable[[Config], str | None] = lambda config: None,
+    runnable: Callable[[Generation], bool] = lambda generation: True,
 ) -> Choice:
     """The file if it is valid, not rejected and can be started with, else the last good one.
 
-    `now` is the wall clock in UTC seconds; `unusable` says why the directories of a configuration cannot be used.
-    Raises ConfigError when nothing good is known.
+    `now` is the wall clock in UTC seconds; `unusable` says why the directories of a configuration cannot be used,
+    `runnable` whether the keys of a generation are there. Raises ConfigError when nothing good is known.
     """
-    good = generations.last_good()
+    good = next((each for each in generations.fall_backs() if runnable(each)), None)
     if isinstance(found, ConfigError):
         if good is None:
             raise found
-        return _fall_back(good, good.config, _one_line(found))
+        return _fall_back(good, generations, unusable, _one_line(found))
     if good is not None and good.digest != found.digest and (why := _places_fail(found.config, good.config, unusable)):
-        return _fall_back(good, good.config, f"{found.file}: {why}")
+        return _fall_back(good, generations, unusable, f"{found.file}: {why}")
     failed = None
     reason = generations.rejected(found.digest)
     if reason is None and good is not None and good.digest != found.digest:
         reason = failed = _failed(generations.trial(), found.digest, now)
     if reason is None:
         known = generations.find(found.digest)
-        return Choice(found.config, "file", known.number if known else 0, None, proven=bool(known and known.good))
+        return Choice(found.config, None, known.number if known else 0, None, proven=bool(known and known.good))
     problem = f"this configuration was rejected: {reason}"
     if good is None:
-        raise ConfigError([ConfigProblem(found.file, 0, "config", problem, "change it, or reload to try it again")])
-    # Tasks were taken into the directories of the rejected file: whoever runs next works on them there.
-    return _fall_back(good, with_places_of(good.config, found.config), problem, failed)
+        hint = "change it: there is no other to fall back to"
+        raise ConfigError([ConfigProblem(found.file, 0, "config", problem, hint)])
+    return _fall_back(good, generations, unusable, problem, failed)
 
 
-def _fall_back(good: Generation, config: Config, problem: str, failed: str | None = None) -> Choice:
-    return Choice(config, "last_known_good", good.number, problem, proven=good.good, failed=failed)
+def _fall_back(
+    good: Generation,
+    generations: Generations,
+    unusable: Callable[[Config], str | None],
+    problem: str,
+    failed: str | None = None,
+) -> Choice:
+    """The good one, in the directories of what ran last: tasks are there, and nobody else would work on them."""
+    last, config = generations.newest(), good.config
+    if last is not None and unusable(last.config) is None:
+        config = with_places_of(config, last.config)
+    return Choice(config, good, good.number, problem, proven=good.good, failed=failed)
 
 
 def _places_fail(config: Config, good: Config, unusable: Callable[[Config], str | None]) -> str | None:

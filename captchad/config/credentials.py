@@ -93,7 +93,7 @@ def read_previous_keys(
 def _before(provider: Provider) -> Provider:
     """The provider as its previous key is found."""
     if provider.api_key_file is not None:
-        return replace(provider, api_key_file=provider.api_key_file.with_name(provider.api_key_file.name + PREVIOUS))
+        return replace(provider, api_key_file=Path(f"{provider.api_key_file}{PREVIOUS}"))
     return replace(provider, api_key_credential=f"{provider.api_key_credential}{PREVIOUS}")
 
 

@@ -1,7 +1,7 @@
 """Small files that a power cut leaves as they were or as they are to be, never in between.
 
-On return the change is on disk; when a call raises or the process dies in it, what was there before is there still.
-All raise OSError.
+On return the change is on disk. When a call raises or the process dies in it, there is what was before or what is to
+be, whole in either case. All raise OSError.
 """
 
 __all__ = ["remove", "write"]
@@ -15,14 +15,22 @@ def write(path: Path, data: bytes, *, mode: int = 0o640, directory_mode: int = 0
     _make_directory(path.parent, directory_mode)
     aside = path.with_name(f".{path.name}.tmp")
     aside.unlink(missing_ok=True)  # of a writer that was killed
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        _write_new(aside, data, mode)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)  # it takes room on a disk that may be full
+        raise
+    _sync_directory(path.parent)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with os.fdopen(fd, "wb") as stream:
         os.fchmod(fd, mode)
         stream.write(data)
         stream.flush()
         os.fsync(fd)
-    aside.replace(path)
-    _sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -12,6 +12,7 @@ __all__ = [
     "Generation",
     "Generations",
     "Rejection",
+    "Standing",
     "Trial",
     "default_directory",
     "digest_of",
@@ -19,14 +20,14 @@ __all__ = [
 
 import hashlib
 import json
-import math
 import os
 import pwd
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from captchad import __version__
 from captchad.config import credentials, durable
@@ -53,17 +54,30 @@ TRIAL = "trial.json"
 #: Defaults written out make a generation larger than its file (1 MiB at most).
 _MAX_BYTES = 4 << 20
 
+_Stamp: TypeAlias = tuple[int, int, int] | None
+
+#: UTC seconds that can be written as a date.
+_LATEST = 250_000_000_000.0
+
 _MAX_REASON = 500
 _NAME = re.compile(r"(?P<number>[0-9]{6,9})\.toml")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HEADER = re.compile(
     r"# captchad generation (?P<number>[0-9]{1,9})\n"
-    r"# state: (?P<state>good|provisional)\n"
+    r"# state: (?P<state>good|provisional|tried)\n"
     r"# time: (?P<time>[0-9T:.Z-]{1,30})\n"
     r"# captchad: (?P<version>[0-9A-Za-z.+-]{1,40})\n"
     r"# digest: (?P<digest>[0-9a-f]{64})\n"
     r"# sha256 of what follows: (?P<body>[0-9a-f]{64})\n"
 )
+
+
+class Standing(StrEnum):
+    """What is known of a saved configuration."""
+
+    GOOD = "good"
+    PROVISIONAL = "provisional"  # the very first one: it reached READY, and there is no other to fall back to
+    TRIED = "tried"  # it ran, or was about to; nothing falls back to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +87,13 @@ class Generation:
     number: int
     config: Config
     digest: str  # `digest_of` the config and the keys that it ran with
-    good: bool  # false: provisional, it reached READY and is in its first probation
+    standing: Standing
     time: str  # UTC, when it was saved
     version: str  # of the captchad that saved it
+
+    @property
+    def good(self) -> bool:
+        return self.standing is Standing.GOOD
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +153,8 @@ class Generations:
     def __init__(self, directory: Path, clock: Clock | None = None) -> None:
         self.directory = directory
         self._clock = clock or SystemClock()
+        # A large one takes seconds to read, and none changes once it is there. The stamp tells who puts another there.
+        self._known: dict[int, tuple[_Stamp, Generation | None]] = {}
 
     # Reading
 
@@ -143,11 +163,20 @@ class Generations:
         found = (self._read(number) for number in sorted(self._numbers(), reverse=True))
         return [each for each in found if each is not None]
 
+    def newest(self) -> Generation | None:
+        """The one that was saved last, whatever its standing: what ran last, as far as it was saved."""
+        return next(iter(self.history()), None)
+
+    def fall_backs(self) -> list[Generation]:
+        """Those to fall back to, the best first: good ones, then the provisional one. A rejected one is none."""
+        rejected = {each.digest for each in self.rejections()}
+        usable = [each for each in self.history() if each.digest not in rejected]
+        order = (Standing.GOOD, Standing.PROVISIONAL)
+        return [each for standing in order for each in usable if each.standing is standing]
+
     def last_good(self) -> Generation | None:
-        """The newest promoted one that still validates, else the provisional one. A rejected one is neither."""
-        usable = [each for each in self.history() if self.rejected(each.digest) is None]
-        good = [each for each in usable if each.good]
-        return next(iter(good or usable), None)
+        """The first one of `fall_backs`."""
+        return next(iter(self.fall_backs()), None)
 
     def find(self, digest: str) -> Generation | None:
         """The newest generation of this digest."""
@@ -171,8 +200,10 @@ class Generations:
         """What is being tried, as far as it was said."""
         match self._object(TRIAL):
             case {"digest": str(digest), "starts": int(starts), "confirm_by": by, "confirm_within_s": within}:
-                known = isinstance(by, int | float) and isinstance(within, int | float) and math.isfinite(by)
-                return Trial(digest, starts, float(by) if known else None, float(within) if known else 0.0)
+                if by is None:
+                    return Trial(digest, starts)
+                if isinstance(by, float) and isinstance(within, float) and 0 <= by < _LATEST and within >= 0:
+                    return Trial(digest, starts, by, within)
         return None
 
     # Writing
@@ -181,7 +212,17 @@ class Generations:
         """Save the very first configuration that reached READY. Where there is one to fall back to, it changes nothing
         and gives that. Raises TryLater when the disk does not take it.
         """
-        return self.last_good() or self._save(self._next_number(), config, digest, good=False)
+        return self.last_good() or self._save_newest(config, digest, Standing.PROVISIONAL)
+
+    def tried(self, config: Config, digest: str) -> Generation:
+        """Save a configuration that begins to run, so that its providers and directories are known whatever comes.
+
+        Raises TryLater when the disk does not take it.
+        """
+        newest = self.newest()
+        made = newest if newest and newest.digest == digest else self._save_newest(config, digest, Standing.TRIED)
+        self._prune()
+        return made
 
     def promote(self, config: Config, digest: str) -> Generation:
         """Save a configuration that ran well through its probation; the newest one is not saved twice.
@@ -189,13 +230,11 @@ class Generations:
         Its rejection, if there was one, is forgotten, and old generations go. Raises TryLater when the disk does not
         take it; then the same call again is right.
         """
-        newest = next(iter(self.history()), None)
-        if newest is None or newest.digest != digest:
-            made = self._save(self._next_number(), config, digest, good=True)
-        elif not newest.good:
-            made = self._save(newest.number, config, digest, good=True)
-        else:
+        newest = self.newest()
+        if newest is not None and newest.digest == digest and newest.good:
             made = newest
+        else:
+            made = self._save_newest(config, digest, Standing.GOOD)
         # Only now: if the process dies before this line there is one generation too many, never one too few.
         self.forget_rejected(digest)
         self._prune()
@@ -249,6 +288,12 @@ class Generations:
         return number
 
     def _read(self, number: int) -> Generation | None:
+        stamp = _stamp(self._path(number))
+        if number not in self._known or self._known[number][0] != stamp:
+            self._known[number] = stamp, self._parse(number)
+        return self._known[number][1]
+
+    def _parse(self, number: int) -> Generation | None:
         text = _read_text(self._path(number))
         header = _HEADER.match(text)
         if header is None or int(header["number"]) != number:
@@ -261,21 +306,28 @@ class Generations:
             config = from_dict(tree)
         except ConfigError:
             return None
-        good = header["state"] == "good"
-        return Generation(number, config, header["digest"], good, header["time"], header["version"])
+        standing = Standing(header["state"])
+        return Generation(number, config, header["digest"], standing, header["time"], header["version"])
 
-    def _save(self, number: int, config: Config, digest: str, *, good: bool) -> Generation:
-        made = Generation(number, config, digest, good, iso_utc(self._clock.time()), __version__)
+    def _save_newest(self, config: Config, digest: str, standing: Standing) -> Generation:
+        """Under a new number, unless it is the newest one already: then it gets another standing."""
+        newest = self.newest()
+        same = newest is not None and newest.digest == digest
+        return self._save(newest.number if newest and same else self._next_number(), config, digest, standing)
+
+    def _save(self, number: int, config: Config, digest: str, standing: Standing) -> Generation:
+        made = Generation(number, config, digest, standing, iso_utc(self._clock.time()), __version__)
         body = to_toml(config)
         header = (
             f"# captchad generation {number}\n"
-            f"# state: {'good' if good else 'provisional'}\n"
+            f"# state: {standing}\n"
             f"# time: {made.time}\n"
             f"# captchad: {made.version}\n"
             f"# digest: {digest}\n"
             f"# sha256 of what follows: {hashlib.sha256(body.encode()).hexdigest()}\n"
         )
         self._write(self._path(number), header + body)
+        self._known[number] = _stamp(self._path(number)), made
         return made
 
     def _object(self, name: str) -> dict[str, Any]:
@@ -324,6 +376,15 @@ def _read_text(path: Path) -> str:
         return contents.data.decode() if contents else ""
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What changes with a file; None when there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _change(change: Callable[[], None], path: Path) -> None:

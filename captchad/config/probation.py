@@ -66,6 +66,11 @@ class Probation:
         if self._fault is None:
             self._fault = reason
 
+    def confirmed(self) -> None:
+        """An operator has given the word: it is good from now on, unless a fault of its own is known already."""
+        self.confirmation = None
+        self._started, self._left_s = True, 0.0
+
     def outage(self, now: float) -> None:
         """No provider can be reached, or none answers properly. Said again it changes nothing."""
         self._outage = True

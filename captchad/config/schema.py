@@ -284,8 +284,8 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAME_SAYS = "letters, digits, . _ -, the first a letter or digit, at most 64"
 _METHOD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _METHOD_SAYS = "the name of a method, as tasks have it"
-_CREDENTIAL = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-_CREDENTIAL_SAYS = "a plain file name: letters, digits, . _ -, at most 128"
+_CREDENTIAL = r"(?!.*\.previous\Z)[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_CREDENTIAL_SAYS = "a plain file name: letters, digits, . _ -, at most 128, and not .previous at its end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,8 +34,8 @@ MAX_CLIENTS = 64
 #: Time for a client to send its line, and again to take the answer.
 CLIENT_S = 10.0
 
-#: Of a socket's path, as the kernel has it.
-MAX_PATH_BYTES = 107
+#: Of the control socket's path. The kernel takes 107, and it is made beside its place first.
+MAX_PATH_BYTES = 107 - len(".new")
 
 _ACCEPTS_PER_TURN = 16
 _BACKLOG = 128
@@ -105,7 +105,7 @@ class ControlServer:
 
     def start(self) -> None:
         """Bind and listen. Raises LockHeld when a live daemon answers there, NeedsOperator when nothing can."""
-        if len(bytes(self.path)) > MAX_PATH_BYTES - len(".new"):
+        if len(bytes(self.path)) > MAX_PATH_BYTES:
             raise NeedsOperator(f"{self.path} is too long for a socket", hint="set a shorter daemon.runtime_dir")
         _clear_stale(self.path)
         self._listener = self._bind()

@@ -8,13 +8,15 @@ back; an outage of a provider never rolls back. A rejected one is remembered; on
 __all__ = ["Configuration", "ReloadOutcome"]
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from captchad.config.changes import Change, changes, flat, origins
-from captchad.config.choice import Candidate, choose_at_start, not_confirmed
+from captchad.config.choice import Candidate, Choice, choose_at_start, not_confirmed
 from captchad.config.credentials import read_keys, read_previous_keys
 from captchad.config.generations import Generation, Generations, Trial, default_directory, digest_of
 from captchad.config.load import Loaded, load
@@ -27,7 +29,7 @@ from captchad.model.logevents import Event, fields
 
 _log = logging.getLogger(__name__)
 
-#: A generation that could not be saved (full disk) is tried again after this.
+#: What could not be written (full disk) is tried again after this.
 SAVE_AGAIN_S = 30.0
 
 #: Configurations in a row that were reloaded before they were proven, and that can be gone back to.
@@ -35,6 +37,9 @@ EARLIER_MOST = 10
 
 #: Problems that a refused reload names: each goes into the log, and all of them to the caller.
 REFUSED_SAID = 100
+
+#: Providers whose previous keys are tried in all combinations, to find those that a generation ran with.
+PREVIOUS_MOST = 6
 
 #: Changes that a roll-back names.
 UNDONE_SAID = 5
@@ -60,7 +65,11 @@ class _Running:
 
 
 class Configuration:
-    """The running configuration of one daemon, and the one to fall back to."""
+    """The running configuration of one daemon, and the one to fall back to.
+
+    What is decided takes effect in memory; what has to outlive the daemon is written at once, or, where the disk does
+    not take it, as soon as it does (`_owe`). Only where a caller is promised something durable it is written first.
+    """
 
     def __init__(self, path: Path, environ: Mapping[str, str], clock: Clock) -> None:
         self.path = path
@@ -72,8 +81,10 @@ class Configuration:
         self._earlier: list[tuple[_Running, bool]] = []  # what ran before, last, and whether it was proven
         self._probation: Probation | None = None
         self._trial: Trial | None = None  # what stands on disk of the probation
+        self._ready = False
         self._changed = False
-        self._save_at = 0.0
+        self._owed: list[Callable[[], None]] = []  # changes that the disk has not taken yet, in their order
+        self._pay_at = 0.0
 
     @property
     def config(self) -> Config:
@@ -146,41 +157,50 @@ class Configuration:
         except ConfigError as error:
             places, found = {}, error
         wall = self._clock.time()
-        choice = choose_at_start(found, self._generations, now=wall, unusable=unusable)
-        before = self._from_generation()
-        try:
-            keys: Mapping[str, str] = read_keys(choice.config, self._environ)
-        except ConfigError:
-            # The last known good one cannot run without its keys either: what is wrong with the file is what to mend.
-            if isinstance(found, ConfigError):
-                raise found from None
-            raise
-        if choice.origin == "last_known_good" and before is not None and before.generation == choice.generation:
-            keys = before.keys
-        places = places if choice.origin == "file" else {}
-        digest = digest_of(choice.config, keys)
-        self._running = _Running(choice.config, keys, digest, choice.origin, choice.generation, places)
+        choice = choose_at_start(
+            found,
+            self._generations,
+            now=wall,
+            unusable=unusable,
+            runnable=lambda generation: self._as_running(generation) is not None,
+        )
+        if choice.fall_back is None and isinstance(found, Candidate):
+            self._running = _Running(found.config, found.keys, found.digest, "file", choice.generation, places)
+        else:
+            self._running = self._fallen_back(choice)
         self.problem = choice.problem
         if choice.failed is not None and isinstance(found, Candidate):
-            self._put_aside(found.digest, choice.failed)
-        if before is not None and before.digest != digest:
+            self._put_aside([found.digest], choice.failed)
+        before = self._from_generation()
+        if before is not None and before.digest != self._running.digest:
             self._earlier = [(before, True)]
-        self._resume_trial(digest, wall, proven=choice.proven)
-        if choice.problem is not None:
-            text = "config: %s; the last known good one runs (generation %d)"
-            _log.warning(text, choice.problem, choice.generation, extra=fields(Event.CONFIG_LAST_GOOD))
-        elif before is not None and before.config.daemon.state_dir != self.config.daemon.state_dir:
-            was = before.config.daemon.state_dir
-            _log.warning("config: daemon.state_dir was %s: what is unfinished there waits for a daemon on it", was)
+        self._resume_trial(wall, proven=choice.proven)
+        self._say_what_runs(choice)
 
     def _candidate(self, loaded: Loaded) -> Candidate:
         keys = read_keys(loaded.config, self._environ, loaded.places)
-        return Candidate(loaded.config, digest_of(loaded.config, keys), str(self.path))
+        return Candidate(loaded.config, digest_of(loaded.config, keys), str(self.path), keys)
 
-    def _resume_trial(self, digest: str, wall: float, *, proven: bool) -> None:
+    def _fallen_back(self, choice: Choice) -> _Running:
+        """The generation that is chosen, maybe in other directories."""
+        running = self._as_running(choice.fall_back) if choice.fall_back is not None else None
+        if running is None:
+            raise AssertionError("what is chosen was found to be runnable")
+        return replace(running, config=choice.config)
+
+    def _say_what_runs(self, choice: Choice) -> None:
+        if choice.problem is not None:
+            text = "config: %s; the last known good one runs (generation %d)"
+            _log.warning(text, choice.problem, choice.generation, extra=fields(Event.CONFIG_LAST_GOOD))
+        last, here = self._generations.newest(), self.config.daemon.state_dir
+        if last is not None and last.config.daemon.state_dir != here:
+            was = last.config.daemon.state_dir
+            _log.warning("config: daemon.state_dir was %s: what is unfinished there waits for a daemon on it", was)
+
+    def _resume_trial(self, wall: float, *, proven: bool) -> None:
         """Go on with a probation that a death of the daemon has interrupted, or begin one."""
         trial = self._generations.trial()
-        if trial is not None and trial.digest == digest:
+        if trial is not None and trial.digest == self._running.digest:
             self._trial = trial
         if self._confirm_by is not None or not proven:
             self._probation = Probation(self.config.daemon.probation_s, self._confirmation(wall))
@@ -193,36 +213,39 @@ class Configuration:
         left_s = min(max(0.0, trial.confirm_by - wall), trial.confirm_within_s)
         return Confirmation(self._clock.monotonic() + left_s, not_confirmed(trial.confirm_within_s))
 
-    def _put_aside(self, digest: str, reason: str) -> None:
-        """Reject what has failed while nobody ran. Without room on the disk the next start finds it out again."""
-        try:
-            self._generations.reject(digest, reason)
-            self._generations.end_trial()
-        except TryLater as error:
-            _log.warning("config: %s", error)
-
     def _from_generation(self) -> _Running | None:
-        """The last good generation, if its keys can still be read."""
-        good = self._generations.last_good()
-        return None if good is None else self._as_running(good)
+        """The best generation to fall back to whose keys can still be read."""
+        found = (self._as_running(each) for each in self._generations.fall_backs())
+        return next((each for each in found if each is not None), None)
 
     def _as_running(self, generation: Generation) -> _Running | None:
         """A generation as it would run now; None when its keys cannot be read any more.
 
-        If a previous key is the one that it became good with, it runs with that: the present one has come after it.
+        Where previous keys are those that it became good with, it runs with them: the present ones have come after it.
         """
         config = generation.config
         try:
-            keys = read_keys(config, self._environ)
+            keys: Mapping[str, str] = read_keys(config, self._environ)
         except ConfigError:
             return None
-        before = keys | read_previous_keys(config, self._environ)[0]
-        if digest_of(config, before) == generation.digest:
-            keys = before
+        if digest_of(config, keys) != generation.digest:
+            keys = self._keys_that_were_good(generation, keys)
         return _Running(config, keys, digest_of(config, keys), "last_known_good", generation.number, {})
 
+    def _keys_that_were_good(self, generation: Generation, keys: Mapping[str, str]) -> Mapping[str, str]:
+        """The present keys, with as many previous ones as make them those that the generation ran with."""
+        previous, _ = read_previous_keys(generation.config, self._environ)
+        names = list(previous)[:PREVIOUS_MOST]
+        for chosen in chain.from_iterable(combinations(names, size) for size in range(1, len(names) + 1)):
+            mixed = {**keys, **{name: previous[name] for name in chosen}}
+            if digest_of(generation.config, mixed) == generation.digest:
+                return mixed
+        return keys
+
     def earlier_provider(self, name: str) -> tuple[Config, Mapping[str, str]] | None:
-        """The newest generation that has provider `name`, with that provider alone, and its key; None without one."""
+        """The newest saved configuration that has provider `name`, proven or not, with that provider alone, and its
+        key; None without one.
+        """
         for generation in self._generations.history():
             providers = tuple(each for each in generation.config.providers if each.name == name)
             if not providers:
@@ -239,25 +262,22 @@ class Configuration:
 
         Where there is another to fall back to, starts that do not become ready are counted.
         """
-        if self._probation is None or self._before() is None:
+        if self._probation is None:
             return
-        trial = self._trial or Trial(self._running.digest)
-        self._remember(replace(trial, starts=trial.starts + 1))
+        self._save_running(proven=False)
+        if self._before() is not None:
+            trial = self._trial or Trial(self._running.digest)
+            self._remember(replace(trial, starts=trial.starts + 1))
 
     def on_ready(self, now: float) -> None:
         """The service is ready with it: the very first configuration is a provisional generation at once."""
-        if self._probation is not None:
-            self._probation.started(now)
+        self._ready = True
         self.on_stop()
-        if self._running.generation:
+        if self._probation is None:
+            self._save_running(proven=True)
             return
-        try:
-            made = self._generations.provisional(self.config, self._running.digest)
-        except TryLater as error:
-            _log.warning("config: %s", error)
-            return
-        if made.digest == self._running.digest:
-            self._set_generation(made.number)
+        self._probation.started(now)
+        self._owe(self._save_provisional)
 
     def on_stop(self) -> None:
         """A start that became ready, or was told to stop, is no failed one."""
@@ -272,18 +292,56 @@ class Configuration:
             _log.warning("config: %s", error)
 
     def _begin_trial(self, trial: Trial) -> None:
+        """Durable on return. Raises TryLater."""
         if trial.starts or trial.confirm_by is not None:
             self._generations.begin_trial(trial)
             self._trial = trial
         else:
-            self._end_trial()
+            self._generations.end_trial()
+            self._trial = None
 
-    def _end_trial(self) -> None:
-        self._generations.end_trial()
+    # ---------------------------------------------------------------- what is to be written
+
+    def _owe(self, *changes: Callable[[], None]) -> None:
+        """Write these, now or as soon as the disk takes them."""
+        self._owed += changes
+        self._pay()
+
+    def _pay(self) -> None:
+        try:
+            while self._owed:
+                self._owed[0]()
+                del self._owed[0]
+        except TryLater as error:
+            self._pay_at = self._clock.monotonic() + SAVE_AGAIN_S
+            _log.warning("config: %s; trying again", error)
+
+    def _save_running(self, *, proven: bool) -> None:
+        """What begins to run becomes the newest generation: so that is what ran last, and its providers are known."""
+        config, digest = self.config, self._running.digest
+        if self._running.origin != "file":
+            return  # a generation is saved already
+
+        def save() -> None:
+            save_it = self._generations.promote if proven else self._generations.tried
+            self._number(digest, save_it(config, digest).number)
+
+        self._owe(save)
+
+    def _save_provisional(self) -> None:
+        made = self._generations.provisional(self.config, self._running.digest)
+        self._number(made.digest, made.number)
+
+    def _number(self, digest: str, number: int) -> None:
+        """The generation of this digest has got that number."""
+        if digest == self._running.digest:
+            self._running = replace(self._running, generation=number)
+
+    def _put_aside(self, digests: Iterable[str], reason: str) -> None:
+        """Reject what has failed, and end its trial."""
         self._trial = None
-
-    def _set_generation(self, number: int) -> None:
-        self._running = replace(self._running, generation=number)
+        rejections = [partial(self._generations.reject, digest, reason) for digest in digests]
+        self._owe(*rejections, self._generations.end_trial)
 
     # ---------------------------------------------------------------- reload
 
@@ -298,44 +356,50 @@ class Configuration:
         try:
             loaded = load(self.path)
             found = self._candidate(loaded)
-            keys = read_keys(found.config, self._environ)
         except ConfigError as error:
             return self._refuse([str(problem) for problem in error.problems])
-        changed = self._changes_to(found.config, keys)
+        changed = _changes(self.config, self.keys, found.config, found.keys)
         fixed = [each.key for each in changed if each.applies is Reload.RESTART]
         if fixed:
             return self._refuse([f"{self.path}: {key}: takes a restart; nothing was reloaded" for key in fixed])
-        known = self._generations.find(found.digest)
         same = found.digest == self._running.digest
+        if same and confirm_within_s is not None and self._probation is None:
+            return ReloadOutcome(applied=False, refused=("nothing has changed: there is nothing to confirm",))
         try:
-            self._generations.forget_rejected(found.digest)
-            if not same:
+            if not same or confirm_within_s is not None:
                 self._begin_trial(self._trial_of(found.digest, confirm_within_s))
+            self._generations.forget_rejected(found.digest)
         except TryLater as error:
             return self._refuse([str(error)])
+        known = self._generations.find(found.digest)
+        number = known.number if known else 0
+        before = (self._running, self._probation is None)
+        self._running = _Running(found.config, found.keys, found.digest, "file", number, origins(loaded))
+        self.problem = None
         if not same:
             # Should the new one fail, what ran until now runs again, with the keys that it has: proven or not, nothing
             # was wrong with it, and its keys may stand nowhere else any more.
-            self._earlier = [*self._earlier[1 - EARLIER_MOST :], (self._running, self._probation is None)]
-            self._try(found.config, now, proven=known is not None and known.good)
-        number = known.number if known else 0
-        self._running = _Running(found.config, keys, found.digest, "file", number, origins(loaded))
-        self.problem = None
+            self._earlier = [*self._earlier[1 - EARLIER_MOST :], before]
+            self._try(now, proven=known is not None and known.good)
+            self._save_running(proven=self._probation is None)
+        elif self._probation is not None and confirm_within_s is not None:
+            self._probation.confirmation = self._confirmation(self._clock.time())
         return ReloadOutcome(applied=True, changed=changed)
 
     def _trial_of(self, digest: str, confirm_within_s: float | None) -> Trial:
         if confirm_within_s is None:
             return Trial(digest)
-        return Trial(digest, 0, self._clock.time() + confirm_within_s, confirm_within_s)
+        return Trial(digest, 0, self._clock.time() + confirm_within_s, float(confirm_within_s))
 
-    def _try(self, config: Config, now: float, *, proven: bool) -> None:
+    def _try(self, now: float, *, proven: bool) -> None:
         """Begin the probation of what runs from now on, if it needs one."""
         confirmation = self._confirmation(self._clock.time())
         if proven and confirmation is None:
             self._probation, self._earlier = None, []
             return
-        self._probation = Probation(config.daemon.probation_s, confirmation)
-        self._probation.started(now)
+        self._probation = Probation(self.config.daemon.probation_s, confirmation)
+        if self._ready:
+            self._probation.started(now)
 
     def _before(self) -> tuple[_Running, bool] | None:
         """What runs again if this one fails in its probation, and whether it is proven."""
@@ -345,40 +409,38 @@ class Configuration:
         return None if good is None or good.digest == self._running.digest else (good, True)
 
     def _refuse(self, problems: list[str]) -> ReloadOutcome:
+        unsaid = len(problems) - REFUSED_SAID
+        rest = [f"{unsaid} more: captchad check names all"] if unsaid > 0 else []
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         self.problem = f"reload refused: {problems[0]}{more}"
-        unsaid = len(problems) - REFUSED_SAID
-        rest = (f"{self.path}: {unsaid} more: captchad check names all",) if unsaid > 0 else ()
         return ReloadOutcome(applied=False, refused=(*problems[:REFUSED_SAID], *rest))
-
-    def _changes_to(self, config: Config, keys: Mapping[str, str]) -> tuple[Change, ...]:
-        return _changes(self.config, self.keys, config, keys)
 
     # ---------------------------------------------------------------- an operator's word
 
     def confirm(self) -> int:
-        """Keep what the last reload brought; returns its generation, which is on disk then.
+        """Keep what the last reload brought; returns its generation.
 
-        Raises FixInput when nothing waits for it, TryLater when the disk does not take it.
+        Durable on return: no start asks for the word again. It is good as soon as the disk takes that, too. Raises
+        FixInput when nothing waits for it, TryLater when the disk takes nothing; then nothing has changed.
         """
-        if self._confirm_by is None:
+        if self._confirm_by is None or self._probation is None:
             raise FixInput("nothing waits to be confirmed", hint="captchactl reload --confirm-within asks for it")
         # In this order: a power cut in between leaves an ordinary probation, not one that asks for the word again.
-        self._end_trial()
-        self._promote("confirmed")
+        self._generations.end_trial()
+        self._trial = None
+        self._probation.confirmed()
+        self.tick(self._clock.monotonic(), outage=False)
         return self._running.generation
 
     def go_back(self, number: int | None, now: float) -> tuple[Change, ...]:
         """Run generation `number` from now on (None: what ran before this one), whatever the file says.
 
-        A generation is saved again, as the newest, and the file's configuration is put aside for starts; only a reload
-        takes it again. Returns what has changed. Raises FixInput when there is no such generation or it takes a
-        restart, TryLater when the disk does not take it; nothing has changed then.
+        It is saved again, as the newest, durable on return. The file's configuration is put aside for starts; only a
+        reload takes it again. Returns what has changed. Raises FixInput when there is no such generation or it takes a
+        restart, TryLater when the disk takes nothing; nothing has changed then.
         """
-        if number is None and self._probation is not None and (earlier := self._before()) is not None:
-            undone = _changes(self.config, self.keys, earlier[0].config, earlier[0].keys)
-            self._roll_back(Decision(Verdict.ROLLBACK, "an operator went back"), now)
-            return undone
+        if number is None and self._probation is not None and self._before() is not None:
+            return self._roll_back(Decision(Verdict.ROLLBACK, "an operator went back"), now)
         generation = self._generation_before() if number is None else self._generations.get(number)
         if generation is None:
             what = "no earlier generation" if number is None else f"no generation {number}"
@@ -387,33 +449,35 @@ class Configuration:
         if target is None:
             hint = "put its providers' keys back where it looks for them"
             raise FixInput(f"the keys of generation {generation.number} cannot be read", hint=hint)
-        changed = self._changes_to(target.config, target.keys)
+        changed = _changes(self.config, self.keys, target.config, target.keys)
         fixed = [each.key for each in changed if each.applies is Reload.RESTART]
         if fixed:
             hint = f"captchactl config show --generation {generation.number} prints it: put it into the file, restart"
             raise FixInput(f"generation {generation.number} has another {', '.join(fixed)}: takes a restart", hint=hint)
         made = self._generations.go_back_to(replace(generation, digest=target.digest))
-        reason = f"an operator went back to generation {generation.number}"
-        for digest in {self._digest_of_file(), self._running.digest} - {None, target.digest}:
-            self._generations.reject(str(digest), reason)
-        self._end_trial()
+        running, file = self._running.digest, self._file()
         self._running = replace(target, generation=made.number)
-        self._probation, self._earlier = None, []
-        self.problem = f"{reason}; {self.path} does not run until it is reloaded"
-        _log.warning("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
+        self._probation, self._earlier, self.problem = None, [], None
+        reason = f"an operator went back to generation {generation.number}"
+        if file is not None and file.digest == target.digest:
+            self._running = replace(self._running, origin="file", places=origins(load(self.path)))
+        else:
+            self.problem = f"{reason}; {self.path} does not run until it is reloaded"
+            _log.warning("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
+        self._put_aside({running, *([file.digest] if file else [])} - {target.digest}, reason)
         return changed
 
     def _generation_before(self) -> Generation | None:
-        """The newest good one that is not what runs."""
-        history = self._generations.history()
-        usable = [each for each in history if each.good and self._generations.rejected(each.digest) is None]
-        return next((each for each in usable if each.digest != self._running.digest), None)
+        """The best one to fall back to that is not what runs."""
+        fall_backs = self._generations.fall_backs()
+        return next((each for each in fall_backs if each.digest != self._running.digest), None)
 
-    def _digest_of_file(self) -> str | None:
+    def _file(self) -> Candidate | None:
+        """What the file says now; None when it is invalid, and no start takes it anyway."""
         try:
-            return self._candidate(load(self.path)).digest
+            return self._candidate(load(self.path))
         except ConfigError:
-            return None  # what is invalid is not started with anyway
+            return None
 
     # ---------------------------------------------------------------- probation
 
@@ -436,52 +500,58 @@ class Configuration:
 
     def tick(self, now: float, *, outage: bool) -> None:
         """Let probation run. After a roll-back `take_changed` says so once."""
-        if self._probation is None or now < self._save_at:
+        if self._owed and now >= self._pay_at:
+            self._pay()
+        if self._probation is None:
             return
         if outage:
             self._probation.outage(now)
         else:
             self._probation.outage_over(now)
         decision = self._probation.tick(now)
-        try:
-            match decision.verdict:
-                case Verdict.PROMOTE:
-                    self._promote("good after probation")
-                case Verdict.ROLLBACK:
-                    self._roll_back(decision, now)
-                case Verdict.RUNNING:
-                    pass
-        except TryLater as error:
-            self._save_at = now + SAVE_AGAIN_S
-            _log.warning("config: %s; trying again", error)
+        match decision.verdict:
+            case Verdict.PROMOTE:
+                self._promote()
+            case Verdict.ROLLBACK:
+                self._roll_back(decision, now)
+            case Verdict.RUNNING:
+                pass
 
-    def _promote(self, why: str) -> None:
-        made = self._generations.promote(self.config, self._running.digest)
-        self._set_generation(made.number)
-        self._probation = None
-        self._earlier = []
-        _log.info("config: %s, generation %d", why, made.number, extra=fields(Event.CONFIG_PROMOTED))
+    def _promote(self) -> None:
+        """From now on it is good. The disk may take it later: until then a death puts it on probation again."""
+        self._probation, self._earlier = None, []
+        config, digest = self.config, self._running.digest
 
-    def _roll_back(self, decision: Decision, now: float) -> None:
+        def save() -> None:
+            made = self._generations.promote(config, digest)
+            self._number(digest, made.number)
+            text = "config: good after probation, generation %d"
+            _log.info(text, made.number, extra=fields(Event.CONFIG_PROMOTED))
+
+        self._owe(save)
+
+    def _roll_back(self, decision: Decision, now: float) -> tuple[Change, ...]:
+        """Run again what ran before, and put this one aside. Returns what has changed."""
         earlier = self._before()
         if earlier is None:
             self._probation = None
             self.problem = f"{decision.reason}; there is no earlier configuration to go back to"
             _log.error("config: %s", self.problem, extra=fields(Event.CONFIG_FAULTY))
-            return
-        before, proven = earlier
-        self._generations.reject(self._running.digest, decision.reason)  # may raise: then all stays, and is tried again
-        self._end_trial()
+            self._put_aside([], "")
+            return ()
+        failed, (before, proven) = self._running, earlier
         # What only a restart may change stays: this daemon's tasks are there.
-        before = replace(before, config=with_places_of(before.config, self.config))
-        undone = _changes(before.config, before.keys, self.config, self.keys)
+        before = replace(before, config=with_places_of(before.config, failed.config))
         self._running, self._earlier = before, self._earlier[:-1]
-        self._try(before.config, now, proven=proven)
+        self._put_aside([failed.digest], decision.reason)
+        self._try(now, proven=proven)
         self._changed = True
+        undone = _changes(before.config, before.keys, failed.config, failed.keys)
         names = [each.key for each in undone]
         more = f" and {len(names) - UNDONE_SAID} more" if len(names) > UNDONE_SAID else ""
         self.problem = f"rolled back: {decision.reason}; undone: {', '.join(names[:UNDONE_SAID])}{more}"
         _log.error("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
+        return _changes(failed.config, failed.keys, before.config, before.keys)
 
     def take_changed(self) -> bool:
         """Whether a roll-back has put another configuration in force; says so once."""

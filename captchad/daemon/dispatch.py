@@ -586,7 +586,8 @@ class Dispatcher:
                 load.executing.discard(n)
                 self._cleared_if_alone(load, n)
             case "fault":
-                self.providers.fault(message["provider"], message["op"], message["code"], Category(message["category"]))
+                category = Category(message["category"])
+                self.providers.fault(message["provider"], message["op"], message["code"], category, self._key_of(n))
                 self._hold_polls(message["provider"], n)
             case "ok":
                 self.providers.note(message["provider"], "poll", "ok")
@@ -601,15 +602,16 @@ class Dispatcher:
 
     def outcome(self, n: int, message: Message, load: _Load | None = None) -> None:
         """Take one outcome, from a pipe or from a side file (`load` is None then), to the queue."""
-        provider = self._provider_of(n)
+        provider, key_id = self._provider_of(n), self._key_of(n)
         match message["o"]:
             case "submitted":
-                self._submitted(n, message["cid"], provider, load)
+                self._submitted(n, message["cid"], provider, key_id, load)
             case "refused":
                 category = Category(message["category"])
                 outage = self.providers.outage(provider)
-                if not self.accounts.refused(provider, message["code"]):
-                    self.providers.fault(provider, "submit", message["code"], category)
+                present = self.providers.is_present_key(provider, key_id)
+                if not (present and self.accounts.refused(provider, message["code"])):
+                    self.providers.fault(provider, "submit", message["code"], category, key_id)
                     self._hold_polls(provider, n)
                 self.queue.refused(n, message["code"], category, message.get("text", ""), outage=outage)
             case "not_sent":
@@ -634,11 +636,12 @@ class Dispatcher:
             load.submits.pop(n, None)
             load.begun.discard(n)
 
-    def _submitted(self, n: int, cid: str, provider: str, load: _Load | None) -> None:
+    def _submitted(self, n: int, cid: str, provider: str, key_id: str, load: _Load | None) -> None:
         known = n in self.queue.view.captchas
         self.queue.submitted(n, cid)
-        self.providers.submit_taken(provider)
-        self.accounts.submit_taken(provider)
+        self.providers.submit_taken(provider, key_id)
+        if self.providers.is_present_key(provider, key_id):
+            self.accounts.submit_taken(provider)
         captcha = self.queue.view.captchas.get(n)
         if captcha is None or known:
             return  # its task has ended meanwhile: recorded and counted, not polled; or it is said for the second time
@@ -698,6 +701,12 @@ class Dispatcher:
         view = self.queue.view
         known = view.attempts.get(n) or view.captchas.get(n)
         return known.provider if known else ""
+
+    def _key_of(self, n: int) -> str:
+        """The id of the key that a call has, or had; "" when it is not known."""
+        view = self.queue.view
+        known = view.attempts.get(n) or view.captchas.get(n)
+        return known.key_id if known else ""
 
     # ---------------------------------------------------------------- stopping work
 

@@ -582,7 +582,7 @@ class Parent:
         # Where the system is short of something, that is why they do not boot.
         if view.boot_failures >= max(2, view.target) and view.guard.share == 1.0:
             self.configuration.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
-        self.configuration.tick(now, outage=self.providers.any_outage)
+        self.configuration.tick(now, outage=self.providers.all_out)
         if self.configuration.take_changed():
             self._apply()
 

@@ -175,7 +175,7 @@ class Providers:
             lane.absence = None
             lane.suspended_until = 0.0
             lane.capacity = Capacity()
-            lane.replaced_good_key = lane.key_works
+            lane.replaced_good_key = lane.key_works or lane.replaced_good_key
             lane.key_works = False
 
     def keep_leaving(self, settings: ProviderSettings, keys_in_use: Container[tuple[str, str]]) -> None:
@@ -341,17 +341,24 @@ class Providers:
         return self._in_flight().get(provider, 0) - self._submitting().get(provider, 0)
 
     @property
-    def any_outage(self) -> bool:
-        """Whether one is not answering as it should. One whose new key nothing has tried yet is none of these."""
-        return any(lane.breaker.tripped and lane.breaker.reason != NEW_KEY for lane in self.lanes.values())
+    def all_out(self) -> bool:
+        """Whether no configured provider takes submits now. One with a new key is on trial, not out."""
+        lanes = [lane for lane in self.lanes.values() if not lane.leaving]
+        return bool(lanes) and all(lane.breaker.tripped and lane.breaker.reason != NEW_KEY for lane in lanes)
 
-    def fault(self, provider: str, operation: str, code: str, category: Category) -> None:
-        """Feed the breaker. A task-specific code is no fault of the provider's."""
+    def fault(self, provider: str, operation: str, code: str, category: Category, key_id: str = "") -> None:
+        """Feed the breaker. A task-specific code is no fault of the provider's.
+
+        What is wrong with an earlier key, or the account behind it, says nothing of the present one.
+        """
         self.note(provider, operation, code)
         lane = self.lanes.get(provider)
         if lane is None or category is Category.TASK or code in NOT_THE_PROVIDERS:
             return
         known = lookup(code)
+        about_account = category in (Category.PERMANENT, Category.BUDGET) and not known.suspends
+        if about_account and not self.is_present_key(provider, key_id):
+            return
         if code == NO_SLOT:
             self.saturated(provider, known.pause_s or SATURATED_WAIT_S)
             return
@@ -387,12 +394,17 @@ class Providers:
         if lane is not None:
             lane.breaker = breakers.on_pause(Breaker(), self._clock.monotonic(), pause_s, reason)
 
-    def submit_taken(self, provider: str) -> None:
-        """It has taken a submit."""
+    def is_present_key(self, provider: str, key_id: str) -> bool:
+        """Whether a call with this key says something of the one that submits go out with now; "" is that one."""
+        lane = self.lanes.get(provider)
+        return lane is None or key_id in ("", lane.settings.key_id)
+
+    def submit_taken(self, provider: str, key_id: str = "") -> None:
+        """It has taken a submit that had this key."""
         self.note(provider, "submit", "ok")
         lane = self.lanes.get(provider)
-        if lane is None:
-            return
+        if lane is None or not self.is_present_key(provider, key_id):
+            return  # an earlier key is good: that says nothing of the one that is on trial
         lane.key_works = True
         lane.replaced_good_key = False
         before, now = lane.breaker, self._clock.monotonic()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captchad.config.choice import Candidate, Choice, choose_at_start
-from captchad.config.generations import KEEP, KEEP_REJECTED, Generations, Trial, default_directory, digest_of
+from captchad.config.generations import KEEP, KEEP_REJECTED, Generations, Standing, Trial, default_directory, digest_of
 from captchad.model.errors import ConfigError, ConfigProblem, NeedsOperator, TryLater
 from tests.config.made import KEYS, config, digest
 
@@ -59,7 +59,7 @@ def test_the_first_that_is_ready_is_provisional_until_one_is_good(saved):
 
     good = saved.promote(config(1), digest(1))
 
-    assert good == replace(first, good=True)
+    assert good == replace(first, standing=Standing.GOOD)
     assert saved.history() == [good]
     assert saved.provisional(config(2), digest(2)) == good
 
@@ -162,23 +162,23 @@ BROKEN = ConfigError([ConfigProblem("f", 3, "k", "is bad"), ConfigProblem("f", 4
 
 
 def test_a_valid_file_runs(saved):
-    assert choose_at_start(Candidate(config(1), digest(1)), saved) == Choice(config(1), "file", 0, None, proven=False)
+    assert choose_at_start(Candidate(config(1), digest(1)), saved) == Choice(config(1), None, 0, None, proven=False)
     saved.provisional(config(1), digest(1))
-    assert choose_at_start(Candidate(config(1), digest(1)), saved) == Choice(config(1), "file", 1, None, proven=False)
+    assert choose_at_start(Candidate(config(1), digest(1)), saved) == Choice(config(1), None, 1, None, proven=False)
     promote(saved, 1)
-    assert choose_at_start(Candidate(config(1), digest(1)), saved) == Choice(config(1), "file", 1, None, proven=True)
+    assert choose_at_start(Candidate(config(1), digest(1)), saved) == Choice(config(1), None, 1, None, proven=True)
 
 
 def test_an_invalid_file_is_replaced_by_the_last_good(saved):
     promote(saved, 1, 2)
     problem = "f:3: k: is bad (and 1 more)"
-    assert choose_at_start(BROKEN, saved) == Choice(config(2), "last_known_good", 2, problem, proven=True)
+    assert choose_at_start(BROKEN, saved) == Choice(config(2), saved.get(2), 2, problem, proven=True)
 
 
 def test_an_invalid_file_is_replaced_by_a_provisional_one(saved):
     saved.provisional(config(1), digest(1))
     one = ConfigError(BROKEN.problems[:1])
-    assert choose_at_start(one, saved) == Choice(config(1), "last_known_good", 1, "f:3: k: is bad", proven=False)
+    assert choose_at_start(one, saved) == Choice(config(1), saved.get(1), 1, "f:3: k: is bad", proven=False)
 
 
 def test_a_rejected_file_is_replaced_until_it_is_forgiven(saved):
@@ -186,10 +186,10 @@ def test_a_rejected_file_is_replaced_until_it_is_forgiven(saved):
     saved.reject(digest(2), "no worker boots")
     candidate = Candidate(config(2), digest(2))
     choice = choose_at_start(candidate, saved)
-    assert (choice.config, choice.origin, choice.generation) == (config(1), "last_known_good", 1)
+    assert (choice.config, choice.fall_back, choice.generation) == (config(1), saved.get(1), 1)
     assert choice.problem == "this configuration was rejected: no worker boots"
     saved.forget_rejected(digest(2))
-    assert choose_at_start(candidate, saved).origin == "file"
+    assert choose_at_start(candidate, saved).fall_back is None
 
 
 def test_with_nothing_good_the_error_comes_out(saved):
@@ -200,7 +200,8 @@ def test_with_nothing_good_the_error_comes_out(saved):
     with pytest.raises(ConfigError) as caught:
         choose_at_start(Candidate(config(1), digest(1), "/etc/c.toml"), saved)
     assert str(caught.value) == (
-        "/etc/c.toml:0: config: this configuration was rejected: no worker boots (change it, or reload to try it again)"
+        "/etc/c.toml:0: config: this configuration was rejected: no worker boots"
+        " (change it: there is no other to fall back to)"
     )
 
 
@@ -254,7 +255,13 @@ def test_an_earlier_generation_that_is_tried_again_has_to_be_confirmed_too(saved
     assert chosen(saved, 1, now=1000.0) == (2, "nobody confirmed it within 600 s")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"digest": 1}', '{"digest": "x", "starts": "2"}'])
+_TRIAL = '{{"digest": "x", "starts": 0, "confirm_by": {}, "confirm_within_s": 1.0}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"digest": 1}', '{"digest": "x", "starts": "2"}', _TRIAL.format("9" * 400), _TRIAL.format(1e300)],
+)
 def test_a_damaged_trial_is_none(saved, content):
     saved.begin_trial(Trial(digest(1), starts=2))
     (saved.directory / "trial.json").write_text(content)
@@ -279,25 +286,56 @@ def test_directories_that_cannot_be_used_are_left_where_the_good_ones_can(saved)
     saved.promote(at("/good"), "a" * 64)
     bad = Candidate(at("/bad"), "b" * 64, "/etc/c.toml")
     choice = choose_at_start(bad, saved, unusable=unusable("/bad"))
-    assert (choice.origin, choice.config, choice.problem) == (
-        "last_known_good",
-        at("/good"),
-        "/etc/c.toml: /bad is gone",
-    )
+    assert (choice.fall_back, choice.config) == (saved.get(1), at("/good"))
+    assert choice.problem == "/etc/c.toml: /bad is gone"
     assert choice.failed is None, "when the disk is mounted it is to be tried again"
-    assert choose_at_start(bad, saved, unusable=unusable("/bad", "/good")).origin == "file"
-    assert choose_at_start(bad, saved, unusable=unusable("/good")).origin == "file"
+    assert choose_at_start(bad, saved, unusable=unusable("/bad", "/good")).fall_back is None
+    assert choose_at_start(bad, saved, unusable=unusable("/good")).fall_back is None
     same = Candidate(at("/good", workers=2), "b" * 64)
-    assert choose_at_start(same, saved, unusable=unusable("/good")).origin == "file"
+    assert choose_at_start(same, saved, unusable=unusable("/good")).fall_back is None
 
 
 def test_a_rejected_one_leaves_its_directories_to_the_good_one(saved):
     # Tasks were taken there, and nobody else would work on them.
     saved.promote(at("/old", workers=1), "a" * 64)
+    saved.tried(at("/new", workers=2), "b" * 64)
     saved.reject("b" * 64, "x")
     found = Candidate(at("/new", workers=2), "b" * 64)
+    assert choose_at_start(BROKEN, saved).config == at("/new", workers=1)
     assert choose_at_start(found, saved).config == at("/new", workers=1)
     assert choose_at_start(found, saved, unusable=unusable("/new")).config == at("/old", workers=1)
+
+
+# Those that were only tried
+
+
+def test_what_is_tried_is_saved_and_nothing_falls_back_to_it(saved):
+    good = promote(saved, 1)[0]
+    made = saved.tried(config(2), digest(2))
+    assert (made.number, made.good, saved.newest(), saved.last_good()) == (2, False, made, good)
+    assert saved.tried(config(2), digest(2)) == made
+    assert promote(saved, 2)[0].number == 2
+    assert saved.tried(config(1), digest(1)).number == 3, "it ran last"
+
+
+def test_many_trials_leave_room_and_the_good_ones(saved):
+    promote(saved, 1, 2)
+    for each in range(3, KEEP + 5):
+        saved.tried(config(each), digest(each))
+    assert [each.config.daemon.workers for each in saved.fall_backs()] == [2, 1]
+    assert len(saved.history()) == KEEP + 2
+
+
+def test_one_whose_keys_are_gone_is_no_fall_back(saved):
+    promote(saved, 1, 2)
+    choice = choose_at_start(BROKEN, saved, runnable=lambda generation: generation.number == 1)
+    assert choice.fall_back == saved.get(1)
+
+
+def test_what_is_put_in_place_of_a_generation_is_seen(saved):
+    promote(saved, 1)
+    (saved.directory / "000001.toml").write_text("")
+    assert saved.history() == []
 
 
 # Back

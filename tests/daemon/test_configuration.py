@@ -1,12 +1,15 @@
 """Which configuration runs: across deaths of the daemon, words of operators, and faults that are its own or not."""
 
+import errno
+import tomllib
 from pathlib import Path
 
 import pytest
 import tomli_w
 
+from captchad.config import durable
 from captchad.daemon.configuration import Configuration
-from captchad.model.errors import FixInput
+from captchad.model.errors import FixInput, TryLater
 from tests.support.clock import FakeClock
 
 KEY, OTHER = "a" * 32, "b" * 32
@@ -60,6 +63,20 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path):
     return Bench(tmp_path)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Makes the disk full: nothing is written, while names can go; and gives room again."""
+    real = durable.write
+
+    def refuse(*arguments, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def turn(is_full):
+        monkeypatch.setattr(durable, "write", refuse if is_full else real)
+
+    return turn
 
 
 def workers(made):
@@ -293,3 +310,183 @@ def test_where_each_value_comes_from(bench):
     assert shown["origins"]["retry.max_attempts"] == "default"
     bench.file.write_text("[")
     assert bench.start().shown()["origins"]["daemon.workers"] == "generation 1"
+
+
+def provider(bench, name, key="key"):
+    return {"name": name, "url": "http://h", "api_key_file": str(bench.root / key)}
+
+
+def write_providers(bench, *providers, **tables):
+    bench.write(**tables)
+    tree = tomllib.loads(bench.file.read_text())
+    bench.file.write_text(tomli_w.dumps(tree | {"provider": list(providers)}))
+
+
+# --- found in a review
+
+
+def test_a_provider_that_only_a_rejected_configuration_has_is_known_for_its_captchas(bench):
+    made = bench.proven()
+    write_providers(bench, provider(bench, "p"), provider(bench, "q"))
+    assert made.reload(bench.clock.monotonic(), 600.0).applied
+    bench.clock.advance(600.0)
+    made = bench.start()
+    assert [each.name for each in made.config.providers] == ["p"]
+    config, keys = made.earlier_provider("q")
+    assert ([each.name for each in config.providers], keys) == (["q"], {"q": KEY})
+    write_providers(bench, provider(bench, "p"))
+    assert bench.start().earlier_provider("q") is not None, "nor when the file has it no more"
+
+
+def test_a_word_is_kept_although_the_disk_is_full(bench, full):
+    made = bench.proven()
+    bench.reload(made, 600.0, daemon={"workers": 9})
+    full(True)
+    made.confirm()
+    assert made.awaited is None
+    bench.wait(made, 600.0)
+    assert (workers(made), made.problem) == (9, None)
+    full(False)
+    bench.wait(made, 60.0)
+    bench.file.write_text("[")
+    assert workers(bench.start()) == 9
+
+
+def test_a_bad_one_is_rolled_back_although_the_disk_is_full(bench, full):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    full(True)
+    made.own_fault("workers cannot boot", "daemon.")
+    bench.wait(made, 1.0)
+    assert (workers(made), made.take_changed()) == (4, True)
+    assert workers(bench.start()) == 9, "nobody could write it down"
+    full(False)
+    bench.wait(made, 60.0)
+    assert workers(bench.start()) == 4
+
+
+def test_back_on_a_full_disk_is_refused_and_changes_nothing(bench, full):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    bench.wait(made, 1000.0)
+    full(True)
+    with pytest.raises(TryLater):
+        made.go_back(1, bench.clock.monotonic())
+    full(False)
+    assert (workers(made), workers(bench.start())) == (9, 9)
+
+
+def test_a_configuration_that_runs_again_is_the_one_to_fall_back_to(bench):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    bench.wait(made, 1000.0)
+    bench.reload(made)  # the first one again
+    bench.file.write_text("[")
+    assert workers(bench.start()) == 4
+    bench.write(daemon={"workers": 9})
+    bench.start()  # the same by a start
+    bench.file.write_text("[")
+    assert workers(bench.start()) == 9
+
+
+def test_a_refused_key_is_undone_beside_the_previous_key_of_another_provider(bench):
+    for name, key in (("p1", KEY), ("q1", KEY), ("q1.previous", OTHER)):
+        (bench.root / name).write_text(key)
+    write_providers(bench, provider(bench, "p", "p1"), provider(bench, "q", "q1"))
+    bench.wait(bench.start(), 1000.0)
+    (bench.root / "p1").write_text(OTHER)
+    (bench.root / "p1.previous").write_text(KEY)
+    made = bench.start()
+    assert made.replaced_keys == {"p"}
+    made.own_fault("provider p refuses the new key")
+    bench.wait(made, 1.0)
+    assert made.keys == {"p": KEY, "q": KEY}
+    assert bench.start().keys == {"p": KEY, "q": KEY}
+
+
+def test_without_anything_to_go_back_to_the_word_is_no_longer_waited_for(bench):
+    made = bench.proven()
+    (bench.root / "second").write_text(OTHER)
+    bench.reload(made, 600.0, key="second")
+    (bench.root / "key").unlink()
+    made = bench.start()
+    bench.wait(made, 600.0)
+    assert (made.awaited, "no earlier configuration" in made.problem) == (None, True)
+    assert bench.reload(made, key="second", daemon={"workers": 9}).applied
+    assert workers(bench.start()) == 9
+
+
+def test_the_good_one_whose_key_is_gone_gives_way_to_an_older_one(bench):
+    made = bench.proven()
+    (bench.root / "second").write_text(OTHER)
+    bench.reload(made, key="second", daemon={"workers": 9})
+    bench.wait(made, 1000.0)
+    (bench.root / "second").unlink()
+    bench.file.write_text("[")
+    assert workers(bench.start()) == 4
+
+
+def test_a_broken_file_leaves_the_directories_where_tasks_are(bench):
+    bench.proven()
+    bench.write(daemon={"state_dir": str(bench.root / "new")})
+    bench.start()
+    bench.file.write_text("[")
+    assert bench.start().config.daemon.state_dir == bench.root / "new"
+
+
+@pytest.mark.parametrize(("length", "taken"), [(103, True), (104, False)])
+def test_the_longest_path_of_a_socket(bench, length, taken):
+    bench.proven()
+    runtime_dir = "/tmp/" + "x" * (length - len("/tmp/") - len("/control.sock"))
+    bench.write(daemon={"runtime_dir": runtime_dir})
+    assert (bench.start().problem is None) == taken
+
+
+def test_nothing_becomes_good_before_the_service_is_ready(bench):
+    bench.proven()
+    made = bench.start(ready=False)
+    assert bench.reload(made, daemon={"workers": 9}).applied
+    bench.wait(made, 1000.0)
+    assert made.report()["probation_s"] == 300.0
+    made.on_ready(bench.clock.monotonic())
+    bench.wait(made, 1000.0)
+    assert made.report()["probation_s"] is None
+
+
+def test_another_order_of_the_providers_is_a_change(bench):
+    write_providers(bench, provider(bench, "p"), provider(bench, "q"))
+    made = bench.start()
+    write_providers(bench, provider(bench, "q"), provider(bench, "p"))
+    outcome = made.reload(bench.clock.monotonic())
+    assert [str(each) for each in outcome.changed] == ["provider: their order: p, q -> q, p (live)"]
+
+
+def test_a_word_can_be_asked_for_of_what_runs_unproven_and_not_of_what_is_good(bench):
+    made = bench.proven()
+    outcome = bench.reload(made, 600.0)
+    assert outcome.refused == ("nothing has changed: there is nothing to confirm",)
+    bench.reload(made, daemon={"workers": 9})
+    assert bench.reload(made, 600.0, daemon={"workers": 9}).applied
+    assert made.awaited is not None
+    bench.wait(made, 600.0)
+    assert workers(made) == 4
+
+
+def test_back_to_what_the_file_says_is_no_problem(bench):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    bench.wait(made, 1000.0)
+    bench.write()
+    made.go_back(1, bench.clock.monotonic())
+    assert (made.problem, made.report()["origin"]) == (None, "file")
+
+
+def test_a_refused_reload_forgets_no_rejection(bench, full):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    made.own_fault("workers cannot boot", "daemon.")
+    bench.wait(made, 1.0)
+    full(True)
+    assert not bench.reload(made, 600.0, daemon={"workers": 9}).applied
+    full(False)
+    assert workers(bench.start()) == 4

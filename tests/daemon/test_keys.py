@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from captchad.daemon.providers import NEW_KEY
+from captchad.model.states import Category
 from captchad.queue.view import View
 from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
@@ -110,7 +111,7 @@ def test_one_submit_tries_a_new_key_before_the_others_go(bench: Bench) -> None:
     bench.dispatcher.set_providers({"p": OTHER})
     providers = bench.dispatcher.providers
     assert providers.lanes["p"].breaker.reason == NEW_KEY
-    assert not providers.any_outage
+    assert not providers.all_out
     for name in ("a", "b", "c"):
         bench.accept(name)
     bench.turn()
@@ -121,6 +122,51 @@ def test_one_submit_tries_a_new_key_before_the_others_go(bench: Bench) -> None:
     bench.says(worker, "out", n, o="submitted", cid="7")
     bench.turn()
     assert [kind for kind, _ in bench.told(worker)].count("submit") == 2
+
+
+def test_what_an_earlier_key_is_told_says_nothing_of_the_new_one(bench: Bench) -> None:
+    worker = bench.worker(1)
+    old = bench.submit("before", worker)
+    bench.accept("under-way")
+    bench.turn()
+    ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
+    bench.says(worker, "begin", n)
+    bench.dispatcher.set_providers({"p": OTHER})
+    providers, faults = bench.dispatcher.providers, list[str]()
+    providers._key_refused = faults.append
+
+    bench.says(worker, "out", n, o="submitted", cid="8")
+    lane = providers.lanes["p"]
+    assert (lane.breaker.reason, lane.key_works, lane.replaced_good_key) == (NEW_KEY, False, True)
+    for name in ("a", "b", "c"):
+        bench.accept(name)
+    bench.turn()
+    assert [kind for kind, _ in bench.told(worker)].count("submit") == 1, "the new one is on trial as before"
+
+    code = "ERROR_KEY_DOES_NOT_EXIST"
+    bench.says(worker, "fault", old, provider="p", op="poll", code=code, category="permanent")
+    assert (lane.breaker.reason, faults) == (NEW_KEY, [])
+
+
+def test_two_new_keys_in_a_row_do_not_hide_that_one_was_good(bench: Bench) -> None:
+    bench.submit("before", bench.worker(1))
+    for letter in "no":
+        bench.dispatcher.set_providers({"p": replace(PROVIDER, key=letter * 32)})
+    providers, faults = bench.dispatcher.providers, list[str]()
+    providers._key_refused = faults.append
+    providers.fault("p", "submit", "ERROR_KEY_DOES_NOT_EXIST", Category.PERMANENT)
+    assert len(faults) == 1
+
+
+def test_all_are_out_only_when_no_configured_one_takes_submits(bench: Bench) -> None:
+    providers = bench.dispatcher.providers
+    bench.dispatcher.set_providers({"p": PROVIDER, "q": replace(PROVIDER, name="q"), "r": replace(PROVIDER, name="r")})
+    bench.dispatcher.set_providers({"p": PROVIDER, "q": replace(PROVIDER, name="q")})
+    assert not providers.all_out
+    providers.fault("p", "submit", "ERROR_KEY_DOES_NOT_EXIST", Category.PERMANENT)
+    assert not providers.all_out
+    providers.fault("q", "submit", "ERROR_KEY_DOES_NOT_EXIST", Category.PERMANENT)
+    assert providers.all_out, "one that leaves does not count"
 
 
 def test_a_refused_new_key_is_the_configurations_fault(bench: Bench) -> None:
