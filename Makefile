@@ -16,7 +16,7 @@
 #   make test-slow   the long form of the sweeps
 #   make deb         captchad's Debian package, in dist/; as root it installs what that takes
 #   make install     as root, without the package: captchad for systemd, as docs/operations.md says
-#   make pages       share/ from docs/man/, the schema and the programs' options: man pages and completions
+#   make pages       what is made from docs/man/, the schema and the programs' options: reference, man pages, completions
 #   make clean       remove the virtual environments
 
 PYTHON ?= python3
@@ -94,6 +94,8 @@ install:
 
 pages: $(VENV)/.dev
 	@$(PYTHON) tests/support/debian.py go-md2man
+	$(BIN)/python -m captchad.config.reference >docs/captchad.toml.md
+	$(BIN)/python -m captchad.config.reference example >etc/captchad.toml
 	$(BIN)/python -m docs.pages
 
 debian:

@@ -56,10 +56,7 @@ def _report(options: Namespace, data: dict[str, Any], done: str) -> int:
     changed = [each for each in data.get("changed") or [] if isinstance(each, dict)]
     for each in changed:
         print(_line(each))
-    if not changed:
-        print("nothing has changed")
-        return Exit.OK
-    print(done)
+    print(done if changed else "nothing has changed")
     config = data.get("config")
     until = config.get("confirm_by") if isinstance(config, dict) else None
     if until:
@@ -192,7 +189,7 @@ def _row(generation: Any, before: Any, running: int) -> dict[str, Any]:
         "generation": generation.number,
         "running": generation.number == running,
         "time": generation.time,
-        "state": "good" if generation.good else "provisional",
+        "state": generation.standing,
         "version": generation.version,
         "digest": generation.digest,
         "changed": [each.key for each in changed],

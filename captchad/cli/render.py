@@ -135,9 +135,8 @@ def _proven(config: dict[str, Any]) -> str:
     if config.get("confirm_by"):
         return f"waits for captchactl config confirm until {clean(config.get('confirm_by'))}"
     left_s = config.get("probation_s")
-    if config.get("generation") or left_s is None:
-        return f"generation {clean(config.get('generation'))}"
-    return f"on probation, {duration(left_s)} left"
+    generation = f"generation {clean(config.get('generation'))}"
+    return generation if left_s is None else f"{generation}, on probation for {duration(left_s)} more"
 
 
 def _workers(workers: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ from captchad.cli.exits import Exit
 from captchad.cli.places import DEFAULT_CONFIG
 from captchad.cli.render import clean
 from captchad.cli.vault import UNIT, Vault, run, write_durably
-from captchad.config.credentials import MAX_KEY_BYTES, check_keys, parse_key
+from captchad.config import durable
+from captchad.config.credentials import MAX_KEY_BYTES, PREVIOUS, check_keys, parse_key
 from captchad.config.kinds import Bad, HostPattern, Kind, Url
 from captchad.config.load import load, merged, parse, read_bounded
 from captchad.model.errors import CaptchadError, ConfigError, FixInput, NeedsOperator
@@ -51,6 +52,7 @@ class _Plan:
     new_settings: bool
     key: str | None = field(repr=False)  # to be; None in a dry run without one
     present: str | None = field(repr=False)  # the one that is stored now
+    previous: str | None = field(repr=False)  # to be kept beside the new one
 
 
 def setup(options: Namespace) -> int:
@@ -106,7 +108,7 @@ def _refuse_without_unit() -> None:
 
 
 def _plan(options: Namespace, teller: _Teller) -> _Plan:
-    main = options.config or DEFAULT_CONFIG
+    main = (options.config or DEFAULT_CONFIG).absolute()
     tree, own = merged(main), _own(main)
     settings = dict(own)
     provider = _provider(options, tree, settings)
@@ -114,9 +116,13 @@ def _plan(options: Namespace, teller: _Teller) -> _Plan:
     credential = str(provider.get("api_key_credential"))
     vault = Vault(credential, main.parent / "credentials", DROP_INS / f"setup-{credential}.conf")
     key, present = _key(options, provider, vault, teller)
+    if present is not None:
+        _refuse_to_move(provider, tree)
+    previous = present
     if key not in (None, present) and not options.dry_run:
         _ask_provider(provider, str(key), teller)
-    return _Plan(main, provider, vault, settings, settings != own, key, present)
+        previous = _previous(provider, vault, present)
+    return _Plan(main, provider, vault, settings, settings != own, key, present, previous)
 
 
 def _own_file(main: Path) -> Path:
@@ -149,6 +155,17 @@ def _provider(options: Namespace, tree: Mapping[str, Any], settings: dict[str, A
     made = {**(found or {"name": name, "api_key_credential": f"{name}.key"}), "url": url}
     settings["provider"] = [made if each is found else each for each in known] if found else [*known, made]
     return made
+
+
+def _refuse_to_move(provider: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
+    """A captcha under way is polled where its provider is: another service is another provider."""
+    given = tree.get("provider")
+    for each in given if isinstance(given, list) else []:
+        if isinstance(each, dict) and each.get("name") == provider["name"] and each.get("url") != provider["url"]:
+            raise FixInput(
+                f"provider {provider['name']} is at {each.get('url')}, and captchas may be under way there",
+                hint="give another service a name of its own: --provider NAME --provider-url URL",
+            )
 
 
 def _hosts(options: Namespace, tree: Mapping[str, Any], settings: dict[str, Any]) -> None:
@@ -260,36 +277,55 @@ def _type_key(prompt: str) -> bytes:
 
 
 def _ask_provider(provider: Mapping[str, Any], key: str, teller: _Teller) -> None:
-    """One question that costs nothing: a key that is refused is not stored. Who does not answer stops nothing."""
-    from captchad.daemon.providers import KEY_REFUSED
+    """A key that the provider refuses is not stored. Who does not answer stops nothing."""
+    name, answer = provider["name"], _balance(provider, key)
+    if not isinstance(answer, str):
+        teller.says(f"provider {name} takes the key, balance {answer:.2f}")
+    elif answer in _refusals():
+        raise FixInput(f"provider {name} refuses the key ({answer})", hint="nothing was changed")
+    else:
+        teller.says(f"provider {name} could not be asked about the key ({answer}); going on")
+
+
+def _previous(provider: Mapping[str, Any], vault: Vault, present: str | None) -> str | None:
+    """The key that is kept for captchas under way: the present one, or, if that never worked, the one before it."""
+    before = Vault(f"{vault.name}{PREVIOUS}", vault.directory, vault.drop_in).present()
+    if present is not None and before is not None and _balance(provider, present) in _refusals():
+        return before
+    return present
+
+
+def _balance(provider: Mapping[str, Any], key: str) -> float | str:
+    """What the provider says of a key, by the one question that costs nothing: the balance, or the fault's code."""
     from captchad.provider.client import Fault, ProviderClient
 
-    name = str(provider["name"])
-    client = ProviderClient(name, str(provider.get("url")), key)
+    client = ProviderClient(str(provider["name"]), str(provider.get("url")), key)
     try:
         answer = client.balance(time.monotonic() + ASK_S)
     finally:
         client.close()
-    if not isinstance(answer, Fault):
-        teller.says(f"provider {name} takes the key, balance {answer:.2f}")
-    elif answer.code in KEY_REFUSED:
-        raise FixInput(f"provider {name} refuses the key ({answer.code})", hint="nothing was changed")
-    else:
-        teller.says(f"provider {name} could not be asked about the key ({answer.code}); going on")
+    return answer.code if isinstance(answer, Fault) else float(answer)
+
+
+def _refusals() -> frozenset[str]:
+    from captchad.daemon.providers import KEY_REFUSED
+
+    return KEY_REFUSED
 
 
 def _store_key(plan: _Plan, options: Namespace, teller: _Teller) -> None:
     if plan.key is None or plan.key == plan.present:
         return
     vault, name = plan.vault, plan.provider["name"]
-    if plan.present is not None:
-        teller.does(f"keep the present key of {name} as {vault.name}.previous, to poll the captchas that have it")
+    if plan.previous is not None:
+        which = "present key" if plan.previous == plan.present else "key before the refused one"
+        teller.does(f"keep the {which} of {name} as {vault.name}{PREVIOUS}, to poll the captchas that have it")
     where = f"{vault.directory}/{vault.name}"
     if not teller.does(f"store the key of {name} below {vault.directory}"):
         return
-    sealed = "not wanted" if options.plain else vault.encrypted(plan.key, plan.present)
+    sealed = "not wanted" if options.plain else vault.encrypted(plan.key, plan.previous)
     if isinstance(sealed, str):
-        vault.store(vault.plain(plan.key, plan.present), encrypted=False)
+        vault.store(vault.plain(plan.key, plan.previous), encrypted=False)
         teller.says(f"stored as {where}, mode 0600, not encrypted: {sealed}")
     else:
         vault.store(sealed, encrypted=True)
@@ -311,7 +347,7 @@ def _settle(plan: _Plan, teller: _Teller) -> None:
             _check(plan, teller)
         except FixInput:
             if before is None:
-                path.unlink()
+                durable.remove(path)
             else:
                 write_durably(path, before, 0o644)
             raise
@@ -344,6 +380,8 @@ def _start(plan: _Plan, teller: _Teller) -> bool:
     enabled = run(["systemctl", "is-enabled", UNIT], must=False).strip() == b"enabled"
     if not enabled and teller.does(f"enable {UNIT}"):
         run(["systemctl", "enable", UNIT])
+    if not teller.dry:
+        run(["systemctl", "daemon-reload"])  # a setup that was killed may have left it undone
     verb = _verb(plan)
     if not teller.does(f"{verb} {UNIT}, and wait until it is ready"):
         return True
@@ -351,6 +389,8 @@ def _start(plan: _Plan, teller: _Teller) -> bool:
         run(["systemctl", "reset-failed", UNIT], must=False)  # after too many failures it would not be started at all
     try:
         run(["systemctl", verb, UNIT])
+        if plan.vault.in_force() not in (None, plan.key):
+            raise NeedsOperator(f"{UNIT} was given another key than the one that is stored")
     except NeedsOperator as error:
         _say_failure(error)
         return False

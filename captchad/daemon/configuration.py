@@ -410,7 +410,7 @@ class Configuration:
 
     def _refuse(self, problems: list[str]) -> ReloadOutcome:
         unsaid = len(problems) - REFUSED_SAID
-        rest = [f"{unsaid} more: captchad check names all"] if unsaid > 0 else []
+        rest = [f"{self.path}: {unsaid} more: captchad check names all"] if unsaid > 0 else []
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         self.problem = f"reload refused: {problems[0]}{more}"
         return ReloadOutcome(applied=False, refused=(*problems[:REFUSED_SAID], *rest))

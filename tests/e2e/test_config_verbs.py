@@ -36,7 +36,7 @@ def test_a_day_with_four_configurations(daemon: Daemon) -> None:
     assert lines(daemon, "config", "diff") == wanted
     assert lines(daemon, "reload") == [*wanted, "reloaded"]
     assert "on probation" in "".join(lines(daemon, "status"))
-    eventually(lambda: config(daemon)["generation"] == 2)
+    eventually(lambda: config(daemon)["generation"] == 2 and config(daemon)["probation_s"] is None)
 
     shown = lines(daemon, "config", "show", "--origin")
     (row,) = [line.split() for line in shown if " daemon.workers " in line]

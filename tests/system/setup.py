@@ -300,6 +300,17 @@ def a_new_key_by_restart_costs_no_captcha(directory: Path) -> None:
         assert by_account(sandbox) == [25, 30]
         step("and back, in two steps")
 
+        # The present key is refused by now, so captchas under way can only have the one before it.
+        sandbox.set_scenario("".join(f'[[key]]\nkey = "{each}"\n' for each in KEYS[1:]))
+        has(setup("--plain", "--no-start", key=KEYS[2]), "keep the key before the refused one of captchaai")
+        assert (VAULT / "captchaai.key.previous").read_text() == f"{KEYS[1]}\n"
+        sandbox.set_scenario(SOLVES)
+        setup(key=KEYS[0])
+        step("a key that never worked does not push the one before it out")
+
+        has(setup("--provider-url", "http://127.0.0.1:9", code=1), "captchas may be under way there")
+        assert f'url = "{sandbox.url}"' in OURS.read_text()
+
         other = DROP_IN.with_name("zz.conf")
         other.write_text("[Service]\nLoadCredential=captchaai.key:/etc/captchad/elsewhere\n")
         run("systemctl", "daemon-reload")
