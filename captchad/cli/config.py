@@ -13,7 +13,7 @@ from typing import Any
 from captchad.cli.exits import Exit
 from captchad.cli.live import ASK_S, find_status
 from captchad.cli.places import DEFAULT_CONFIG, find
-from captchad.cli.render import clean, table
+from captchad.cli.render import clean, duration, table
 from captchad.control.client import call
 from captchad.model.errors import FixInput, NotRunning
 
@@ -58,9 +58,11 @@ def _report(options: Namespace, data: dict[str, Any], done: str) -> int:
         print(_line(each))
     print(done if changed else "nothing has changed")
     config = data.get("config")
-    until = config.get("confirm_by") if isinstance(config, dict) else None
-    if until:
-        print(f"captchactl config confirm keeps it; without that it is rolled back at {clean(until)}")
+    told = config if isinstance(config, dict) else {}
+    if told.get("confirm_by"):
+        print(f"captchactl config confirm keeps it; without that it is rolled back at {clean(told['confirm_by'])}")
+    elif changed and told.get("probation_s"):
+        print(f"on probation for {duration(told['probation_s'])}")
     return Exit.OK
 
 
@@ -177,7 +179,7 @@ def history(options: Namespace) -> int:
 
 
 def _with_before(found: list[Any]) -> Iterable[tuple[Any, Any]]:
-    return zip(found, [*found[1:], None], strict=True)
+    return zip(found, [*found[1:], None], strict=False)
 
 
 def _row(generation: Any, before: Any, running: int) -> dict[str, Any]:

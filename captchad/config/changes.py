@@ -1,6 +1,6 @@
 """What differs between two configurations, key by key; and where each value comes from."""
 
-__all__ = ["Change", "changes", "flat", "origins"]
+__all__ = ["DEFAULT", "Change", "changes", "flat", "origins"]
 
 import json
 from collections.abc import Mapping, Set
@@ -9,6 +9,9 @@ from typing import Any
 
 from captchad.config.load import Loaded
 from captchad.config.schema import Reload, keys, tables, to_dict
+
+#: In place of FILE:LINE for a value that no file has.
+DEFAULT = "default"
 
 #: In place of a value that is not there.
 ABSENT = "-"
@@ -89,9 +92,9 @@ def _shown(leaf: _Leaf | None) -> str:
 
 
 def origins(loaded: Loaded) -> dict[str, str]:
-    """Where each value of `flat` stands, as `FILE:LINE`; "default" for one that no file has."""
+    """Where each value of `flat` stands, as `FILE:LINE`; DEFAULT for one that no file has."""
     found = {}
     for key, leaf in _leaves(to_dict(loaded.config)).items():
         place = loaded.places.find(leaf.path)
-        found[key] = "default" if place is None else f"{place[0]}:{place[1]}"
+        found[key] = DEFAULT if place is None else f"{place[0]}:{place[1]}"
     return found

@@ -59,7 +59,7 @@ def choose_at_start(
     if reason is None:
         known = generations.find(found.digest)
         return Choice(found.config, None, known.number if known else 0, None, proven=bool(known and known.good))
-    problem = f"this configuration was rejected: {reason}"
+    problem = f"what the file says was rejected: {reason}"
     if good is None:
         hint = "change it: there is no other to fall back to"
         raise ConfigError([ConfigProblem(found.file, 0, "config", problem, hint)])

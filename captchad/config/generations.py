@@ -187,7 +187,7 @@ class Generations:
         return self._read(number)
 
     def rejected(self, digest: str) -> str | None:
-        """Why this configuration was rejected; None when it was not."""
+        """Why what the file says was rejected; None when it was not."""
         return next((each.reason for each in self.rejections() if each.digest == digest), None)
 
     def rejections(self) -> list[Rejection]:
@@ -239,10 +239,6 @@ class Generations:
         self.forget_rejected(digest)
         self._prune()
         return made
-
-    def go_back_to(self, generation: Generation) -> Generation:
-        """Save an earlier generation as the newest good one, under a new number. Raises TryLater like `promote`."""
-        return self.promote(generation.config, generation.digest)
 
     def reject(self, digest: str, reason: str) -> None:
         """Remember that this configuration failed by itself. Raises TryLater when the disk does not take it."""

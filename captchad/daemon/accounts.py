@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from captchad.daemon.asks import Asks, Fault, Told, What
-from captchad.daemon.providers import Providers, ProviderSettings
+from captchad.daemon.providers import KEY_REFUSED, Providers, ProviderSettings
 from captchad.model.clock import Clock
 from captchad.model.codes import lookup
 from captchad.model.logevents import Event, fields
@@ -170,6 +170,7 @@ class Accounts:
             self._note_fault(name, account, around, what, told)
         else:
             self._providers.note(name, what, "ok")
+            self._providers.key_taken(name, account.settings.key_id)
             around.balance = told.balance if what == "balance" else around.balance
             around.threads = told.threads if what == "threads" else around.threads
         self._next(name, account, around)
@@ -179,8 +180,8 @@ class Accounts:
             account.not_offered.add(what)
         elif fault.category is Category.PERMANENT:
             around.left.clear()  # a key that is refused once more may get this address banned
-        if lookup(fault.code).suspends:
-            self._providers.fault(name, what, fault.code, fault.category)
+        if lookup(fault.code).suspends or fault.code in KEY_REFUSED:
+            self._providers.fault(name, what, fault.code, fault.category, account.settings.key_id)
             around.left.clear()
         else:
             self._providers.note(name, what, fault.code)

@@ -15,7 +15,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
-from captchad.config.changes import Change, changes, flat, origins
+from captchad.config.changes import DEFAULT, Change, changes, flat, origins
 from captchad.config.choice import Candidate, Choice, choose_at_start, not_confirmed
 from captchad.config.credentials import read_keys, read_previous_keys
 from captchad.config.generations import Generation, Generations, Trial, default_directory, digest_of
@@ -189,13 +189,22 @@ class Configuration:
         return replace(running, config=choice.config)
 
     def _say_what_runs(self, choice: Choice) -> None:
+        others = sorted(name for name, key in self._present_keys().items() if self.keys.get(name, key) != key)
+        if self.problem is not None and others:
+            self.problem += f"; submits go out with the previous key of {', '.join(others)}"
         if choice.problem is not None:
             text = "config: %s; the last known good one runs (generation %d)"
-            _log.warning(text, choice.problem, choice.generation, extra=fields(Event.CONFIG_LAST_GOOD))
+            _log.warning(text, self.problem, choice.generation, extra=fields(Event.CONFIG_LAST_GOOD))
         last, here = self._generations.newest(), self.config.daemon.state_dir
         if last is not None and last.config.daemon.state_dir != here:
             was = last.config.daemon.state_dir
             _log.warning("config: daemon.state_dir was %s: what is unfinished there waits for a daemon on it", was)
+
+    def _present_keys(self) -> Mapping[str, str]:
+        try:
+            return read_keys(self.config, self._environ)
+        except ConfigError:
+            return {}
 
     def _resume_trial(self, wall: float, *, proven: bool) -> None:
         """Go on with a probation that a death of the daemon has interrupted, or begin one."""
@@ -361,7 +370,10 @@ class Configuration:
         changed = _changes(self.config, self.keys, found.config, found.keys)
         fixed = [each.key for each in changed if each.applies is Reload.RESTART]
         if fixed:
-            return self._refuse([f"{self.path}: {key}: takes a restart; nothing was reloaded" for key in fixed])
+            places = origins(loaded)
+            place = [self.path if places[key] == DEFAULT else places[key] for key in fixed]
+            text = "takes a restart; nothing was reloaded"
+            return self._refuse([f"{where}: {key}: {text}" for where, key in zip(place, fixed, strict=True)])
         same = found.digest == self._running.digest
         if same and confirm_within_s is not None and self._probation is None:
             return ReloadOutcome(applied=False, refused=("nothing has changed: there is nothing to confirm",))
@@ -439,26 +451,17 @@ class Configuration:
         reload takes it again. Returns what has changed. Raises FixInput when there is no such generation or it takes a
         restart, TryLater when the disk takes nothing; nothing has changed then.
         """
-        if number is None and self._probation is not None and self._before() is not None:
-            return self._roll_back(Decision(Verdict.ROLLBACK, "an operator went back"), now)
-        generation = self._generation_before() if number is None else self._generations.get(number)
-        if generation is None:
-            what = "no earlier generation" if number is None else f"no generation {number}"
-            raise FixInput(f"there is {what}", hint="captchactl config history lists them")
-        target = self._as_running(generation)
-        if target is None:
-            hint = "put its providers' keys back where it looks for them"
-            raise FixInput(f"the keys of generation {generation.number} cannot be read", hint=hint)
+        target, name = self._target(number)
         changed = _changes(self.config, self.keys, target.config, target.keys)
         fixed = [each.key for each in changed if each.applies is Reload.RESTART]
         if fixed:
-            hint = f"captchactl config show --generation {generation.number} prints it: put it into the file, restart"
-            raise FixInput(f"generation {generation.number} has another {', '.join(fixed)}: takes a restart", hint=hint)
-        made = self._generations.go_back_to(replace(generation, digest=target.digest))
+            hint = f"captchactl config show --generation {target.generation} prints it: put it into the file, restart"
+            raise FixInput(f"{name} has another {', '.join(fixed)}: takes a restart", hint=hint)
+        made = self._generations.promote(target.config, target.digest)
         running, file = self._running.digest, self._file()
         self._running = replace(target, generation=made.number)
         self._probation, self._earlier, self.problem = None, [], None
-        reason = f"an operator went back to generation {generation.number}"
+        reason = f"an operator went back to {name}"
         if file is not None and file.digest == target.digest:
             self._running = replace(self._running, origin="file", places=origins(load(self.path)))
         else:
@@ -466,6 +469,27 @@ class Configuration:
             _log.warning("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
         self._put_aside({running, *([file.digest] if file else [])} - {target.digest}, reason)
         return changed
+
+    def _target(self, number: int | None) -> tuple[_Running, str]:
+        """What an operator goes back to, with the present keys, and its name. Raises FixInput.
+
+        A key is gone back to by `captchactl setup`, or in its file, where everybody sees it.
+        """
+        if number is None and self._probation is not None and self._earlier:
+            before = self._earlier[-1][0]
+            before = replace(before, config=with_places_of(before.config, self.config), origin="last_known_good")
+            return replace(before, places={}), "what ran before"
+        generation = self._generation_before() if number is None else self._generations.get(number)
+        if generation is None:
+            what = "no earlier generation" if number is None else f"no generation {number}"
+            raise FixInput(f"there is {what}", hint="captchactl config history lists them")
+        config, name = generation.config, f"generation {generation.number}"
+        try:
+            keys = read_keys(config, self._environ)
+        except ConfigError:
+            hint = "put its providers' keys back where it looks for them"
+            raise FixInput(f"the keys of {name} cannot be read", hint=hint) from None
+        return _Running(config, keys, digest_of(config, keys), "last_known_good", generation.number, {}), name
 
     def _generation_before(self) -> Generation | None:
         """The best one to fall back to that is not what runs."""

@@ -399,14 +399,20 @@ class Providers:
         lane = self.lanes.get(provider)
         return lane is None or key_id in ("", lane.settings.key_id)
 
+    def key_taken(self, provider: str, key_id: str = "") -> None:
+        """It has answered a call with this key as it does for a good one."""
+        lane = self.lanes.get(provider)
+        if lane is not None and self.is_present_key(provider, key_id):
+            lane.key_works = True
+            lane.replaced_good_key = False
+
     def submit_taken(self, provider: str, key_id: str = "") -> None:
         """It has taken a submit that had this key."""
         self.note(provider, "submit", "ok")
         lane = self.lanes.get(provider)
         if lane is None or not self.is_present_key(provider, key_id):
             return  # an earlier key is good: that says nothing of the one that is on trial
-        lane.key_works = True
-        lane.replaced_good_key = False
+        self.key_taken(provider, key_id)
         before, now = lane.breaker, self._clock.monotonic()
         lane.breaker = breakers.on_success(before, now, self.breaker_settings)
         if lane.absence is not None and now >= before.open_until:

@@ -12,7 +12,7 @@ import psutil
 
 from captchad import __version__
 from captchad.daemon.parts import Parts
-from captchad.daemon.providers import Lane
+from captchad.daemon.providers import NEW_KEY, Lane
 from captchad.model.money import amount
 from captchad.model.states import State
 from captchad.policy.breaker import state_word
@@ -114,7 +114,8 @@ class Reporter:
         accounts = self._parent.dispatcher.accounts
         found = accounts.problems(lane.name)
         word = state_word(lane.breaker, now)
-        if word != "closed" and not accounts.has_no_funds(lane.name):
+        # A new key that nothing was submitted with yet is no problem.
+        if word != "closed" and lane.breaker.reason != NEW_KEY and not accounts.has_no_funds(lane.name):
             wait_s = max(0.0, lane.breaker.open_until - now)
             found.append(f"provider {lane.name}: {word} after {lane.breaker.reason}, next try in {wait_s:.0f} s")
         return found

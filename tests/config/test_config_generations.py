@@ -187,7 +187,7 @@ def test_a_rejected_file_is_replaced_until_it_is_forgiven(saved):
     candidate = Candidate(config(2), digest(2))
     choice = choose_at_start(candidate, saved)
     assert (choice.config, choice.fall_back, choice.generation) == (config(1), saved.get(1), 1)
-    assert choice.problem == "this configuration was rejected: no worker boots"
+    assert choice.problem == "what the file says was rejected: no worker boots"
     saved.forget_rejected(digest(2))
     assert choose_at_start(candidate, saved).fall_back is None
 
@@ -200,7 +200,7 @@ def test_with_nothing_good_the_error_comes_out(saved):
     with pytest.raises(ConfigError) as caught:
         choose_at_start(Candidate(config(1), digest(1), "/etc/c.toml"), saved)
     assert str(caught.value) == (
-        "/etc/c.toml:0: config: this configuration was rejected: no worker boots"
+        "/etc/c.toml:0: config: what the file says was rejected: no worker boots"
         " (change it: there is no other to fall back to)"
     )
 
@@ -343,7 +343,7 @@ def test_what_is_put_in_place_of_a_generation_is_seen(saved):
 
 def test_going_back_makes_the_earlier_one_the_newest(saved):
     first, _ = promote(saved, 1, 2)
-    made = saved.go_back_to(first)
+    made = saved.promote(first.config, first.digest)
     assert (made.number, made.config, made.good) == (3, config(1), True)
     assert saved.last_good() == made
     assert numbers(saved) == [3, 2, 1]

@@ -91,7 +91,7 @@ def test_what_does_not_become_ready_twice_gives_way_to_the_last_good_one(bench):
     bench.write(daemon={"workers": 9})
     assert [workers(bench.start(ready=False)) for _ in range(3)] == [9, 9, 4]
     made = bench.start()
-    assert made.problem == "this configuration was rejected: captchad did not become ready with it in 2 starts"
+    assert made.problem == "what the file says was rejected: captchad did not become ready with it in 2 starts"
     bench.write(daemon={"workers": 8})
     bench.start(ready=False)
     bench.write(daemon={"workers": 9})
@@ -490,3 +490,35 @@ def test_a_refused_reload_forgets_no_rejection(bench, full):
     assert not bench.reload(made, 600.0, daemon={"workers": 9}).applied
     full(False)
     assert workers(bench.start()) == 4
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_an_operator_who_goes_back_keeps_the_present_key(bench, number):
+    bench.proven()
+    (bench.root / "key.previous").write_text(KEY)
+    (bench.root / "key").write_text(OTHER)
+    made = bench.start()
+    bench.reload(made, daemon={"workers": 9})
+    changed = made.go_back(number, bench.clock.monotonic())
+    assert [each.key for each in changed] == ["daemon.workers"]
+    assert (workers(made), made.keys) == (4, {"p": OTHER})
+    again = bench.start()
+    assert (workers(again), again.keys) == (4, {"p": OTHER})
+
+
+def test_it_is_said_when_submits_go_out_with_the_previous_key(bench):
+    bench.proven()
+    (bench.root / "key.previous").write_text(KEY)
+    (bench.root / "key").write_text(OTHER)
+    made = bench.start()
+    made.own_fault("provider p refuses the new key")
+    bench.wait(made, 1.0)
+    assert bench.start().problem.endswith("refuses the new key; submits go out with the previous key of p")
+
+
+def test_what_takes_a_restart_is_named_where_it_stands(bench):
+    made = bench.proven()
+    (bench.root / "conf.d").mkdir()
+    (bench.root / "conf.d" / "50-mine.toml").write_text('\n[daemon]\nspool_dir = "/elsewhere"\n')
+    (line,) = bench.reload(made).refused
+    assert line == f"{bench.root}/conf.d/50-mine.toml:3: daemon.spool_dir: takes a restart; nothing was reloaded"
