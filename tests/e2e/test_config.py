@@ -98,6 +98,17 @@ def test_a_key_that_the_provider_refuses_is_rolled_back(tmp_path: Path) -> None:
         assert daemon.results()["judge"]["attempts"] == 1
 
 
+def test_a_key_is_judged_by_what_its_account_answers_before_any_task_tries_it(tmp_path: Path) -> None:
+    with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox, {"daemon": {"probation_s": 60.0}}) as daemon:
+        eventually(lambda: daemon.status()["providers"][0]["balance"] is not None)
+        (tmp_path / "key").write_text("b" * 32)
+        assert daemon.ctl("reload").returncode == 0
+        eventually(lambda: "refuses the new key" in str(_config(daemon)["problem"]))
+        assert "undone: provider.sandbox: its key" in str(_config(daemon)["problem"])
+        _solve(daemon, "with-the-old-key")
+        assert sandbox.totals()["charges"] == 1
+
+
 def test_a_refused_key_undoes_nothing_but_itself(tmp_path: Path) -> None:
     overrides = {"daemon": {"probation_s": 60.0}, "provider": {"pause_s": 0.2}}
     with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
