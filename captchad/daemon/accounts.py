@@ -118,7 +118,8 @@ class Accounts:
         """Ask where it is time to."""
         now = self._clock.monotonic()
         for name, account in self.accounts.items():
-            wanted = account.no_funds or ((account.worked or account.low) and not self._providers.outage(name))
+            answers = not self._providers.outage(name) or self._providers.key_on_trial(name)
+            wanted = account.no_funds or ((account.worked or account.low) and answers)
             if self._is_unexplained(name) or (wanted and now >= account.due):
                 self._ask(name, account)
 

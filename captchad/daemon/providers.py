@@ -312,6 +312,11 @@ class Providers:
         lane = self.lanes.get(provider)
         return lane is not None and lane.breaker.tripped
 
+    def key_on_trial(self, provider: str) -> bool:
+        """Whether it has a new key that no submit was taken under yet."""
+        lane = self.lanes.get(provider)
+        return lane is not None and lane.breaker.tripped and lane.breaker.reason == NEW_KEY
+
     def saturated(self, provider: str, wait_s: float = SATURATED_WAIT_S) -> None:
         """It has no slot for one more captcha: give it less, and nothing for `wait_s`. It is no fault of its."""
         lane = self.lanes.get(provider)
