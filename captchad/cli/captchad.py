@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from captchad import __version__
 from captchad.cli.exits import Exit
@@ -16,7 +16,10 @@ from captchad.model.errors import CaptchadError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends with the code that systemd knows (and the unit does not restart on)."""
+    """Takes options by their whole names; ends with the code that systemd knows (and the unit does not restart on)."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)

@@ -2,6 +2,8 @@
 
 __all__ = ["check"]
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -12,6 +14,13 @@ from captchad.model.errors import ConfigError
 
 _OK = 0
 _EX_CONFIG = 78
+
+
+def _closed(file: Path) -> bool:
+    """Whether root alone may read the file. Root does not notice, and the daemon is not root."""
+    found = file.stat()
+    by_group = found.st_mode & stat.S_IRGRP and found.st_gid != 0
+    return os.geteuid() == 0 and found.st_uid == 0 and not (found.st_mode & stat.S_IROTH or by_group)
 
 
 def check(path: Path, out: TextIO, environ: Mapping[str, str]) -> int:
@@ -26,6 +35,8 @@ def check(path: Path, out: TextIO, environ: Mapping[str, str]) -> int:
         out.writelines(f"{problem}\n" for problem in error.problems)
         return _EX_CONFIG
     problems, warnings = check_keys(loaded.config, environ, loaded.places)
+    closed = "the service's user may not read it (chmod o+r)"
+    warnings += [f"{file}:0: file: {closed}" for file in loaded.files if _closed(file)]
     out.writelines(f"{problem}\n" for problem in problems)
     out.writelines(f"warning: {warning}\n" for warning in warnings)
     if problems:

@@ -24,6 +24,9 @@ ASK_S = 5.0
 
 _MAX_STATUS_FILE = 16 << 20
 
+#: Of the daemon that the system's unit runs.
+SYSTEM_SOCKET = Path("/run/captchad/control.sock")
+
 
 class Seen(NamedTuple):
     """What could be learned of the daemon. `why` says what stood in the way of a live answer."""
@@ -92,12 +95,31 @@ def find_status(places: Places) -> Seen:
     try:
         return Seen(call(places.socket, "status", timeout_s=ASK_S), Exit.OK)
     except NotRunning as error:
-        return _from_file(places.state_dir / "status.json", str(error), Exit.STATUS_DEAD)
+        return _from_file(places.state_dir / "status.json", f"{error}{_systemd_says(places)}", Exit.STATUS_DEAD)
     except CaptchadError as error:
         return _from_file(places.state_dir / "status.json", str(error), Exit.STATUS_UNKNOWN)
     except PermissionError:
         why = f"no permission to ask the daemon at {places.socket}"
         return _from_file(places.state_dir / "status.json", why, Exit.STATUS_UNKNOWN)
+
+
+def _systemd_says(places: Places) -> str:
+    """Why the service does not run, if it has failed; "" otherwise, and of a daemon elsewhere."""
+    if places.socket != SYSTEM_SOCKET or not Path("/run/systemd/system").is_dir():
+        return ""
+    import subprocess
+
+    names = ("ActiveState", "Result", "ExecMainStatus", "StatusText")
+    command = ["systemctl", "show", *(f"--property={name}" for name in names), "captchad"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=ASK_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    told = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    if told.get("ActiveState") != "failed":
+        return ""
+    text = told.get("StatusText") or "captchactl logs says more"
+    return f"; the service has failed ({told.get('Result')}, status {told.get('ExecMainStatus')}): {text}"
 
 
 def _from_file(path: Path, why: str, code: Exit) -> Seen:
@@ -141,7 +163,7 @@ def health(options: Namespace) -> int:
     try:
         found = call(places.socket, "health", timeout_s=ASK_S)
     except NotRunning as error:
-        return _say(options, Exit.HEALTH_CRITICAL, str(error))
+        return _say(options, Exit.HEALTH_CRITICAL, f"{error}{_systemd_says(places)}")
     except (CaptchadError, OSError) as error:
         return _say(options, Exit.HEALTH_UNKNOWN, str(error))
     inner = found.get("status")

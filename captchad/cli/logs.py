@@ -42,7 +42,8 @@ def logs(options: Namespace) -> int:
     if options.events:
         _print_events(as_json=options.json)
         return Exit.OK
-    _may_read(_JOURNALS)
+    if not options.user:  # a user reads the journal of his own services
+        _may_read(_JOURNALS)
     sys.stdout.flush()
     try:
         os.execvp("journalctl", ["journalctl", *_arguments(options)])
@@ -52,7 +53,7 @@ def logs(options: Namespace) -> int:
 
 
 def _arguments(options: Namespace) -> list[str]:
-    arguments = [f"--unit={options.unit}"]
+    arguments = ["--user", f"--user-unit={options.unit}"] if options.user else [f"--unit={options.unit}"]
     if options.follow:
         arguments.append("--follow")
     if options.since is not None:

@@ -112,7 +112,7 @@ def _plan(options: Namespace, teller: _Teller) -> _Plan:
     tree, own = merged(main), _own(main)
     settings = dict(own)
     provider = _provider(options, tree, settings)
-    _hosts(options, tree, settings)
+    _hosts(options, tree, settings, teller)
     credential = str(provider.get("api_key_credential"))
     vault = Vault(credential, main.parent / "credentials", DROP_INS / f"setup-{credential}.conf")
     key, present = _key(options, provider, vault, teller)
@@ -168,7 +168,7 @@ def _refuse_to_move(provider: Mapping[str, Any], tree: Mapping[str, Any]) -> Non
             )
 
 
-def _hosts(options: Namespace, tree: Mapping[str, Any], settings: dict[str, Any]) -> None:
+def _hosts(options: Namespace, tree: Mapping[str, Any], settings: dict[str, Any], teller: _Teller) -> None:
     """The hosts that may be automated: as told, else as they are, else asked for."""
     policy = tree.get("policy")
     present = policy.get("allowed_hosts") if isinstance(policy, dict) else None
@@ -183,6 +183,7 @@ def _hosts(options: Namespace, tree: Mapping[str, Any], settings: dict[str, Any]
         raise FixInput("the configuration does not say which hosts you may automate", hint=hint)
     if hosts != present:
         settings["policy"] = {"allowed_hosts": hosts}
+        teller.says(f"allowed_hosts: {' '.join(present or ['none'])} -> {' '.join(hosts)}")
 
 
 def _ask_hosts() -> list[str]:
@@ -223,7 +224,8 @@ def _key(
     data = _given_key(options, provider, stored=present is not None)
     if not data.strip():
         if unread is not None:
-            raise unread
+            hint = "run setup again with the key"
+            raise NeedsOperator(f"the stored key of {name} cannot be read: {unread}", hint=hint)
         if present is None and not options.dry_run:
             hint = "give it by --api-key-file FILE, or on standard input"
             raise FixInput(f"there is no key of {name} yet", hint=hint)
@@ -289,8 +291,11 @@ def _ask_provider(provider: Mapping[str, Any], key: str, teller: _Teller) -> Non
 
 def _previous(provider: Mapping[str, Any], vault: Vault, present: str | None) -> str | None:
     """The key that is kept for captchas under way: the present one, or, if that never worked, the one before it."""
-    before = Vault(f"{vault.name}{PREVIOUS}", vault.directory, vault.drop_in).present()
-    if present is not None and before is not None and _balance(provider, present) in _refusals():
+    try:
+        before = Vault(f"{vault.name}{PREVIOUS}", vault.directory, vault.drop_in).present()
+    except CaptchadError:
+        before = None  # with a lost host key it cannot be read any more, and would keep the service from starting
+    if present is None or (before is not None and _balance(provider, present) in _refusals()):
         return before
     return present
 

@@ -92,8 +92,11 @@ class Vault:
                 f"the unit takes {self.name} from {source and source.path}, not from {stored.path}",
                 hint=f"remove that LoadCredential from the unit's other drop-ins (systemctl cat {UNIT})",
             )
-        for name in (self.name, self.name + PREVIOUS):  # those of the other kind, which nobody reads any more
-            (self.directory / f"{name}{'' if encrypted else '.cred'}").unlink(missing_ok=True)
+        for name in (self.name, self.name + PREVIOUS):
+            # Those of the other kind, which nobody reads any more; and a previous one that is none, or cannot be read.
+            for kind in ("", ".cred"):
+                if kind != suffix or name not in files:
+                    (self.directory / f"{name}{kind}").unlink(missing_ok=True)
         return stored
 
     def _named(self, key: str, previous: str | None) -> dict[str, str]:

@@ -743,3 +743,13 @@ def test_wait_takes_ids_only(ctl, spool):
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("dlq",), ("wait",), ("status", "--watch", "-1"), ("show",)])
 def test_usage_is_2(ctl, arguments):
     assert ctl(*arguments).returncode == 2
+
+
+# --- words in a wrong place
+
+
+def test_a_key_in_a_wrong_place_is_not_repeated(ctl):
+    for words in (["setup", "secret-key"], ["setup", "--api-key=secret-key"], ["setup", "--api-key", "secret-key"]):
+        done = ctl(*words)
+        assert (done.returncode, "secret-key" in done.stdout + done.stderr) == (2, False), done.stderr
+    assert "unrecognized arguments: --jsno" in ctl("status", "--jsno").stderr

@@ -81,3 +81,13 @@ def test_what_cannot_be_checked_is_a_warning(main):
     assert re.fullmatch(
         r"warning: captchad\.toml:6: provider\[0\]\.api_key_credential: not checked: .*\nOK \(sha256 .*\)\n", text
     )
+
+
+@pytest.mark.root
+def test_a_file_that_only_root_may_read_is_a_warning(main):
+    warning = f"warning: {main}:0: file: the service's user may not read it (chmod o+r)\n"
+    for mode, warned in ((0o600, True), (0o644, False)):
+        main.chmod(mode)
+        out = io.StringIO()
+        assert check(main, out, {}) == 0
+        assert (warning in out.getvalue()) == warned
