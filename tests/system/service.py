@@ -190,4 +190,7 @@ def without_a_key_it_says_so(directory: Path) -> None:
         assert show("captchad", "ExecMainStatus") == "78", journal()
         assert show("captchad", "NRestarts") == "0", journal()
         assert "captchaai.key" in journal()
+        told = run("captchactl", "status", ok=False)
+        assert told.returncode == 3
+        assert "the service has failed (exit-code, status 78): not started: " in told.stderr, told.stderr
         step("no key: status 78, no restart, and the log names the credential")
