@@ -34,7 +34,7 @@ def test_a_day_with_four_configurations(daemon: Daemon) -> None:
     daemon.write_config({"daemon": {"workers": 3}, "supervision": {"threads": 8}})
     wanted = ["daemon.workers: 2 -> 3 (live)", "supervision.threads: 16 -> 8 (as workers are replaced)"]
     assert lines(daemon, "config", "diff") == wanted
-    assert lines(daemon, "reload") == [*wanted, "reloaded"]
+    assert lines(daemon, "reload") == [*wanted, "reloaded", "on probation for 1.0 s"]
     assert "on probation" in "".join(lines(daemon, "status"))
     eventually(lambda: config(daemon)["generation"] == 2 and config(daemon)["probation_s"] is None)
 
