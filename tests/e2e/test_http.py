@@ -46,7 +46,10 @@ def _sockets(pid: str) -> set[str]:
 
 def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
     port = _free_port()
-    overrides = {"http": {"listen": f"127.0.0.1:{port}"}, "daemon": {"workers": 2, "min_workers": 2}}
+    # Without a reserve: with one, the time in which a worker is missing may be too short to be seen from outside.
+    supervision = {"standby": 0, "stall_s": 3.0}
+    daemon_table = {"workers": 2, "min_workers": 2}
+    overrides = {"http": {"listen": f"127.0.0.1:{port}"}, "daemon": daemon_table, "supervision": supervision}
     with Sandbox(scenario="[solve]\nseconds = 0.2\n") as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
         eventually(lambda: _get(port, "/health/ready")[0] == 200)
         daemon.drop([{"id": "h", "sitekey": "h", "pageurl": "https://example.com/"}])
