@@ -409,6 +409,9 @@ VENV = Path("/opt/captchad")
 def from_a_virtual_environment(directory: Path) -> None:
     virtual_environment(Path(os.environ["CAPTCHAD_WHEEL"]))
     program = str(VENV / "bin" / "captchactl")
+    no_place_for_a_daemon(program)
+    # As uv makes them.
+    Path("/usr/local/bin/captchad").symlink_to(VENV / "bin" / "captchad")
     before = files()
     rehearsed = run(program, "install", "--dry-run").stdout
     assert files() == before
@@ -425,9 +428,13 @@ def from_a_virtual_environment(directory: Path) -> None:
         wait_solved(drop("task", 3))
         assert str(VENV) in Path(f"/proc/{main_pid('captchad')}/cmdline").read_text()
         run("systemctl", "reload", "captchad")
+        # An update that nobody has installed.
+        (unit,) = VENV.glob("lib/python3*/site-packages/captchad/files/systemd/captchad.service")
+        unit.write_text(f"{unit.read_text()}# new\n")
         run(program, "uninstall")
         assert show("captchad", "ActiveState") == "inactive"
         assert show("captchad", "LoadState") == "not-found"
+        assert files()["/usr/local/bin/captchad"] == before["/usr/local/bin/captchad"]
         ours = ("/var/lib/captchad", "/var/spool/captchad")
         left = {path for path in files().keys() - before if not path.startswith(ours)}
         assert all(path.startswith("/etc/captchad") or Path(path).is_dir() for path in left), left
@@ -435,6 +442,32 @@ def from_a_virtual_environment(directory: Path) -> None:
         step("worked, and uninstalled: configuration, queue and results stay")
 
         for_one_user(sandbox)
+
+
+def no_place_for_a_daemon(program: str) -> None:
+    before = files()
+
+    def refused() -> str:
+        done = run(program, "install", ok=False)
+        assert (done.returncode, done.stdout) == (1, ""), done
+        assert files() == before
+        return done.stderr
+
+    (library,) = VENV.glob("lib/python3*/site-packages")
+    closed = library / "tomli_w.py"
+    closed.touch(mode=0o600)
+    before = files()
+    assert "as the user captchad: " in refused()
+    closed.unlink()
+    before = files()
+    run("mount", "--bind", "/usr/local", "/usr/local")
+    run("mount", "-o", "remount,ro,bind", "/usr/local")
+    assert " cannot be written to" in refused()
+    run("umount", "/usr/local")
+    shutil.chown(VENV, "daemon")
+    assert f"warn    {VENV} (" in run(program, "install", "--dry-run").stdout
+    shutil.chown(VENV, "root")
+    step("refused: a closed library, a read-only target; warned: others can change it")
 
 
 def virtual_environment(wheel: Path) -> None:
