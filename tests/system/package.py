@@ -91,6 +91,8 @@ def the_package_is_whole() -> None:
     assert done.returncode == 78
     (line,) = done.stdout.splitlines() + done.stderr.splitlines()
     assert "policy.allowed_hosts" in line
+    run("systemctl", "start", f"{DRAIN}.service")
+    assert "so nothing is dead" in journal(DRAIN)
     said = run("captchactl", "install").stdout
     assert "Debian package" in said, said
     assert len(said.splitlines()) == 1, said
