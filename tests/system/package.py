@@ -342,9 +342,14 @@ def upgrades_that_were_cut_short(directory: Path, new: Path) -> None:
     eventually(lambda: show("captchad", "ActiveState") == "deactivating")
     run("dpkg", "--install", str(new))
     assert status()["daemon"]["version"] == "9.8.7"
+    run("systemctl", "stop", "--no-block", "captchad")
+    eventually(lambda: show("captchad", "ActiveState") == "deactivating")
+    run("dpkg", "--install", str(other))
+    assert show("captchad", "ActiveState") == "inactive"
     slow.unlink()
     run("systemctl", "daemon-reload")
-    step("a restart in flight counts as running")
+    run("systemctl", "start", "captchad")
+    step("a restart in flight counts as running, a stop does not")
 
 
 def purged_on_a_mount_point() -> None:
