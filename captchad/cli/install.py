@@ -204,6 +204,7 @@ def install(options: Namespace) -> int:
 
 def _lay_out(items: Sequence[Item], record: _Record, steps: _Steps) -> None:
     planned = [(item, *record.plan(item)) for item in items]
+    gone = sorted(record.marks.keys() - {str(item.path) for item in items})  # an earlier version's, or prefix's
     if not steps.rehearsal:
         _demand_writable(item.path for item, step, _ in planned if step in ("write", "replace"))
     try:
@@ -214,9 +215,7 @@ def _lay_out(items: Sequence[Item], record: _Record, steps: _Steps) -> None:
             # A link that is there already may be pipx's or uv's.
             if not item.theirs and (step in ("write", "replace") or (step == "same" and item.link is None)):
                 record.marks[str(item.path)] = item.mark
-        for name in sorted(
-            record.marks.keys() - {str(item.path) for item in items}
-        ):  # an earlier version's or prefix's
+        for name in gone:
             steps.remove(Path(name), record.marks.pop(name))
     finally:
         record.save(steps)

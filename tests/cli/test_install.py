@@ -383,6 +383,7 @@ def test_a_step_that_fails_is_named_and_the_next_try_goes_on(home, capsys):
 
     assert main(["install", "--user"]) == 1
     assert f"captchactl: {blocked.with_name('captchad.8')}: Is a directory\n" in capsys.readouterr().err
+    assert ".local/share/man/man1/captchactl.1" in (home / ".config" / "captchad" / "installed.json").read_text()
     shutil.rmtree(blocked)
     assert main(["install", "--user"]) == 0
     assert main(["uninstall", "--user"]) == 0
