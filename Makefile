@@ -24,9 +24,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := -m pip --disable-pip-version-check --quiet
 
-# Where `make install` puts captchad. The daemon's user must be able to read the Python, too: none below /root. `captchactl
-# install` refuses such places, and says why.
-PREFIX        ?= /opt/captchad
+# Where `make install` makes captchad's virtual environment. The daemon's user must be able to read the Python, too: none
+# below /root. `captchactl install` refuses such places, and says why.
+VENV_DIR      ?= /opt/captchad
 SYSTEM_PYTHON ?= /usr/bin/python3
 
 # Many tests wait for real processes more than they compute. A process of its own for each processor.
@@ -85,12 +85,20 @@ deb:
 	@$(PYTHON) tests/support/debian.py debhelper dh-python
 	@debian/build-deb dist
 
-# Old code must not run on new files: captchad is stopped before.
+# Old code must not run on new files: captchad is stopped before. All that may fail for want of a network comes before the
+# virtual environment that is there is given up; and what is no virtual environment of captchad's is not touched.
 install:
 	@[ "$$(id -u)" = 0 ] || { echo 'make install needs root' >&2; exit 1; }
-	@! systemctl --quiet is-active captchad || { echo 'first: systemctl stop captchad' >&2; exit 1; }
-	umask 022 && $(SYSTEM_PYTHON) -m venv --clear $(PREFIX) && $(PREFIX)/bin/python $(PIP) install .
-	$(PREFIX)/bin/captchactl install
+	@[ -z "$$(ls -A '$(VENV_DIR)' 2>&1)" ] || [ ! -e '$(VENV_DIR)' ] || \
+	    { [ -e '$(VENV_DIR)/pyvenv.cfg' ] && [ -e '$(VENV_DIR)/bin/captchactl' ]; } || \
+	    { echo '$(VENV_DIR) is no virtual environment with captchad: empty it, or name another, VENV_DIR=…' >&2; exit 1; }
+	@case "$$(systemctl show --property ActiveState --value captchad 2>/dev/null)" in ''|inactive|failed) ;; \
+	    *) echo 'first: systemctl stop captchad' >&2; exit 1;; esac
+	umask 022 && place=$$(mktemp -d) && trap 'rm -rf "$$place"' EXIT && \
+	    $(SYSTEM_PYTHON) -m venv "$$place/venv" && "$$place/venv/bin/python" $(PIP) wheel --wheel-dir "$$place" . && \
+	    $(SYSTEM_PYTHON) -m venv --clear '$(VENV_DIR)' && \
+	    '$(VENV_DIR)/bin/python' $(PIP) install --no-index --find-links "$$place" captchad
+	'$(VENV_DIR)/bin/captchactl' install
 
 pages: $(VENV)/.dev
 	@$(PYTHON) tests/support/debian.py go-md2man

@@ -47,12 +47,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Debian package of this tree, built once. Tests that use it are marked `debian("debhelper", "dh-python")`."""
-    command = [str(ROOT / "debian" / "build-deb"), str(tmp_path_factory.mktemp("deb"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+def deb() -> Iterator[Path]:
+    """The Debian package of this tree, built once, by nobody in particular: that must do. Tests that use it are marked
+    `debian("debhelper", "dh-python")`.
+    """
+    with tempfile.TemporaryDirectory(prefix="captchad-deb-") as place:
+        command = [str(ROOT / "debian" / "build-deb"), place]
+        if os.geteuid() == 0:
+            os.chown(place, 65534, 65534)
+            # Wherever the clone lies, it can be read.
+            caps = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+            command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *caps, *command]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        yield Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What is in the Debian package and in the wheel. tests/system/package.py installs them."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -52,7 +53,7 @@ def test_the_package_says_what_it_is(deb):
     fields = dict(line.split(": ", 1) for line in dpkg_deb("--field", deb).splitlines() if re.match(r"\w", line))
 
     assert (fields["Package"], fields["Architecture"]) == ("captchad", "all")
-    assert fields["Version"].replace("~", "") == __version__
+    assert fields["Version"].replace("~", "") == __version__.replace(".dev", "dev")
     depends = fields["Depends"].split(", ")
     for name in ("python3 (>= 3.11)", "python3-psutil", "python3-requests", "python3-sdnotify", "python3-tomli-w"):
         assert name in depends
@@ -70,14 +71,75 @@ def test_the_packages_units_run_the_packages_programs(deb, tmp_path):
 
 def test_the_wheel_has_what_install_lays_out(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
-        f"captchad/files/{path.relative_to(ROOT)}"
-        for name in ("share", "systemd", "etc")
-        for path in (ROOT / name).rglob("*")
-        if path.is_file()
-    }
+    paths = [path for name in ("share", "systemd") for path in (ROOT / name).rglob("*") if path.is_file()]
+    wanted = {f"captchad/files/{path.relative_to(ROOT)}" for path in (*paths, ROOT / "etc" / "default.toml")}
 
-    assert wanted <= held
+    assert wanted == {name for name in held if name.startswith("captchad/files/")}
+
+
+# --- make install
+
+
+@pytest.fixture
+def make_install(tmp_path):
+    """`make install` with a Python whose pip fails; what that Python was called with is in `calls`."""
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\n[ "$2" = venv ] || {{ echo "no network" >&2; exit 1; }}\n'
+        f'for last; do :; done; mkdir -p "$last/bin" && cp {python} "$last/bin/python"\n'
+    )
+    python.chmod(0o755)
+
+    def install(directory, state=""):
+        systemctl = tmp_path / "programs" / "systemctl"
+        systemctl.parent.mkdir(exist_ok=True)
+        systemctl.write_text(f"#!/bin/sh\necho {state}\n")
+        systemctl.chmod(0o755)
+        command = ["make", "--no-print-directory", "install", f"VENV_DIR={directory}", f"SYSTEM_PYTHON={python}"]
+        environ = os.environ | {"PATH": f"{systemctl.parent}:{os.environ['PATH']}"}
+        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+
+    return install
+
+
+@pytest.mark.root
+def test_make_install_touches_no_directory_that_is_not_its_own(make_install, tmp_path):
+    local = tmp_path / "local"
+    (local / "bin").mkdir(parents=True)
+    (local / "bin" / "captchactl").touch()
+    a_file = tmp_path / "file"
+    a_file.touch()
+
+    for path in (local, a_file):
+        done = make_install(path)
+        assert done.returncode != 0
+        assert f"{path} is no virtual environment with captchad" in done.stderr
+    assert (local / "bin" / "captchactl").exists()
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.root
+def test_make_install_keeps_what_was_there_when_pip_fails(make_install, tmp_path):
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").touch()
+    (venv / "bin" / "captchactl").write_text("old")
+
+    assert "no network" in make_install(venv).stderr
+    assert (venv / "bin" / "captchactl").read_text() == "old"
+    calls = (tmp_path / "calls").read_text()
+    assert "pip" in calls
+    assert str(venv) not in calls
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("state", ["active", "activating", "deactivating", "reloading"])
+def test_make_install_wants_captchad_to_be_stopped(make_install, tmp_path, state):
+    done = make_install(tmp_path / "venv", state)
+
+    assert done.returncode != 0
+    assert "first: systemctl stop captchad" in done.stderr
+    assert not (tmp_path / "calls").exists()
 
 
 def test_the_configuration_that_is_installed_lacks_the_hosts_alone(tmp_path):

@@ -63,11 +63,19 @@ def test_fish_completes(tmp_path):
 
 
 @pytest.mark.debian("zsh")
-def test_zsh_knows_the_completion(tmp_path):
-    functions = SHARE / "zsh" / "site-functions"
-    script = (
-        f"fpath=({functions} $fpath); autoload -Uz compinit; compinit -u -d {tmp_path}/dump; "
-        "echo $_comps[captchactl] $_comps[captchad]; autoload +X _captchactl && echo loaded"
-    )
+def test_zsh_completes():
+    # Its completion works on a terminal alone. What is typed ends in a tab; what comes back has the rest of the word.
+    script = f"""
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1=; fpath=({SHARE}/zsh/site-functions \\$fpath); autoload -Uz compinit; compinit -u -D; echo re''ady"
+zpty -r shell line '*ready*'
+for words in 'captchactl dlq redr' 'captchad sandb'; do
+    zpty -w -n shell "$words"$'\\t'
+    zpty -r shell line '*(redrive|sandbox)*' && echo $words
+    zpty -w -n shell $'\\C-u'
+done
+zpty -d shell
+"""
 
-    assert answers("zsh", "-fc", script) == ["_captchactl", "_captchad", "loaded"]
+    assert answers("zsh", "-fc", script) == ["captchactl", "dlq", "redr", "captchad", "sandb"]

@@ -509,6 +509,9 @@ def _add_install(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
     ):
         added = verb(verbs, name, text, run)
         added.add_argument("--dry-run", action="store_true", help="say each step, and change nothing")
+        if name == "uninstall":
+            added.set_defaults(prefix=None)  # it is on record
+            continue
         text = "where man pages, completions and links to the programs go (/usr/local; with --user ~/.local)"
         added.add_argument("--prefix", type=Path, metavar="DIR", help=text)
 

@@ -218,16 +218,14 @@ def _generation(options: Namespace, number: int) -> dict[str, Any]:
 
 def _generations(options: Namespace) -> tuple[Any, int]:
     """The saved ones, also beside a running daemon and without one, and the number of the one that runs (0: none)."""
-    from captchad.config.generations import Generations, default_directory
+    from captchad.cli.bounds import directory_of
+    from captchad.config.generations import Generations
 
-    places = find(options.config, options.socket)
-    seen = find_status(places)
-    daemon = (seen.status or {}).get("daemon")
-    told = daemon.get("config") if isinstance(daemon, dict) else None
-    config = told if isinstance(told, dict) else {}
-    directory = config.get("directory")
-    where = Path(directory) if isinstance(directory, str) else default_directory(_file(options), os.environ)
+    seen = find_status(find(options.config, options.socket))
+    where = directory_of(_file(options), seen)
     if where.is_dir() and not os.access(where, os.R_OK | os.X_OK):
         raise PermissionError(13, "Permission denied", str(where))
-    number = config.get("generation")
-    return Generations(where), number if isinstance(number, int) and seen.code is Exit.OK else 0
+    match seen.status:
+        case {"daemon": {"config": {"generation": int(number)}}} if seen.code is Exit.OK:
+            return Generations(where), number
+    return Generations(where), 0

@@ -1,11 +1,16 @@
 """captchactl install and uninstall: captchad for systemd out of a virtual environment, pipx's or one of your own.
 
-Units, sysusers and tmpfiles go where systemd looks for them; man pages and completions go below a prefix. Installing
-again changes nothing that is right already. The Debian package has all of this: there is nothing to do beside it.
+Units, sysusers and tmpfiles go where systemd looks for them; man pages and completions go below a prefix. What was
+written is recorded beside the configuration, in `installed.json`: only what still is as it was written then is replaced
+or removed, and anything else is somebody's. Installing again changes nothing that is right already. The Debian package
+has all of this: there is nothing to do beside it.
+
+A step that fails ends it; what was done till then is recorded, and the same command goes on from there.
 """
 
 __all__ = ["install", "uninstall"]
 
+import hashlib
 import json
 import os
 import re
@@ -13,14 +18,14 @@ import subprocess
 import sys
 import sysconfig
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import captchad
 from captchad.cli.exits import Exit
 from captchad.cli.places import DEFAULT_CONFIG, user_config
-from captchad.cli.reach import HIDDEN, User, needs, obstacles
+from captchad.cli.reach import HIDDEN, User, attempt, changeable, needs, obstacles
 from captchad.model.errors import CaptchadError, NeedsOperator
 
 _PROGRAMS = ("captchad", "captchactl")
@@ -31,6 +36,8 @@ _MOVE = (
     "put captchad and its Python where every user may read them, outside of home and temporary directories: "
     "PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install --python /usr/bin/python3 captchad"
 )
+_MOVE_USER = "install captchad where you can read and execute it: pipx install captchad"
+_SOMEBODYS = "it is not as captchactl install wrote it"
 _USER_INTRO = """\
 # Configuration of captchad for this user. All keys: man captchad.toml.
 #
@@ -59,17 +66,10 @@ class Item(NamedTuple):
     link: Path | None = None
     theirs: bool = False
 
-    def there(self) -> bool:
-        return os.path.lexists(self.path)
-
-    def same(self) -> bool:
-        """Whether it is there, as it would be written."""
-        if self.link is not None:
-            return self.path.is_symlink() and self.path.resolve() == self.link.resolve()
-        try:
-            return not self.path.is_symlink() and self.path.read_text() == self.text
-        except (FileNotFoundError, UnicodeDecodeError):
-            return False
+    @property
+    def mark(self) -> str:
+        """As `_mark` has it once this is written."""
+        return f"link:{self.link}" if self.link is not None else _sha256(self.text.encode())
 
     def write(self) -> None:
         """Make it, by rename. Raises OSError."""
@@ -83,6 +83,19 @@ class Item(NamedTuple):
         aside.replace(self.path)
 
 
+def _mark(path: Path) -> str:
+    """What lies there, in a word; "" for nothing. Raises OSError."""
+    if path.is_symlink():
+        return f"link:{path.readlink()}"
+    if path.is_file():
+        return _sha256(path.read_bytes())
+    return "other" if path.exists() else ""
+
+
+def _sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 class _Steps:
     """Says each step, and takes it unless it is a rehearsal."""
 
@@ -91,32 +104,31 @@ class _Steps:
         self._json = bool(options.json)
 
     def say(self, step: str, what: object, why: str = "") -> None:
-        if self._json:
-            print(json.dumps({"step": step, "what": str(what), "why": why}), flush=True)
-        else:
-            print(f"{step:<8}{what}{f' ({why})' if why else ''}", flush=True)
+        text = f"{step:<8}{what}{f' ({why})' if why else ''}"
+        try:
+            print(json.dumps({"step": step, "what": str(what), "why": why}) if self._json else text, flush=True)
+        except BrokenPipeError:  # `| head`: nobody listens any more, but half an installation is none
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def install(self, item: Item) -> None:
-        if item.there() and item.theirs:
-            self.say("keep", item.path, "it is yours")
-        elif item.same():
-            self.say("same", item.path)
-        elif item.link is not None and item.there() and not item.path.is_symlink():
-            self.say("keep", item.path, "it is another program")
-        else:
-            self.say("replace" if item.there() else "write", item.path)
-            if not self.rehearsal:
-                item.write()
+    def change(self, path: Path, change: Callable[[], None]) -> None:
+        """Raises NeedsOperator, PermissionError."""
+        if self.rehearsal:
+            return
+        try:
+            change()
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise NeedsOperator(f"{path}: {error.strerror}", hint="mend that, then the same command goes on") from None
 
-    def remove(self, item: Item) -> None:
-        if item.there() and item.theirs:
-            self.say("keep", item.path, "it is yours")
-        elif item.there() and not item.same():
-            self.say("keep", item.path, "it is not as captchactl install writes it")
-        elif item.there():
-            self.say("remove", item.path)
-            if not self.rehearsal:
-                item.path.unlink()
+    def remove(self, path: Path, mark: str) -> None:
+        """A file that is as it was written."""
+        found = _mark(path)
+        if found == mark:
+            self.say("remove", path)
+            self.change(path, path.unlink)
+        elif found:
+            self.say("keep", path, _SOMEBODYS)
 
     def run(self, *command: str) -> None:
         """Run a program to its end. Raises CaptchadError."""
@@ -131,25 +143,91 @@ class _Steps:
             raise CaptchadError(f"{' '.join(command)}: status {error.returncode}") from None
 
 
+class _Record:
+    """What `install` has written: the mark of each path."""
+
+    def __init__(self, where: Where) -> None:
+        self.path = where.config.with_name("installed.json")
+        self.marks: dict[str, str] = {}
+        try:
+            match json.loads(self.path.read_text()):
+                case {"schema": 1, "files": dict(files)}:
+                    self.marks = {str(path): str(mark) for path, mark in files.items()}
+                case _:
+                    raise ValueError
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            hint = "remove it; what lies about then counts as somebody's, unless it is as it would be written"
+            raise NeedsOperator(f"{self.path}: no record of an installation", hint=hint) from None
+        self._before = dict(self.marks)
+
+    def plan(self, item: Item) -> tuple[str, str]:
+        """The step that an item takes, and the reason when it is kept."""
+        found = _mark(item.path)
+        if not found:
+            return "write", ""
+        if item.theirs:
+            return "keep", "it is yours"
+        if found == item.mark:
+            return "same", ""
+        if found == self.marks.get(str(item.path)):
+            return "replace", ""
+        return "keep", f"{_SOMEBODYS}; without it, it would be written"
+
+    def save(self, steps: _Steps) -> None:
+        if self.marks != self._before:
+            item = Item(self.path, json.dumps({"schema": 1, "files": self.marks}, indent=1) + "\n")
+            steps.say("write", item.path)
+            steps.change(item.path, item.write)
+
+
 def install(options: Namespace) -> int:
     """Lay out what systemd needs to run this captchad. Idempotent.
 
-    Raises NeedsOperator, before anything is written, when the unit could not execute it.
+    Raises NeedsOperator, before anything is written, when the unit could not execute it or a directory takes no files.
     """
     where, steps = _where(options), _Steps(options)
     _demand_root(where, steps)
     if _is_packages():
         return _beside_the_package(where, steps)
-    _refuse(where)
+    _refuse(where, steps)
     if not where.user:
         os.umask(0o022)  # a unit or a man page that only root may read is none
-    for item in _items(where):
-        steps.install(item)
+    _lay_out(list(_items(where)), _Record(where), steps)
     if not where.user:
         steps.run("systemd-sysusers", "/etc/sysusers.d/captchad.conf")
         steps.run("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/captchad.conf")
     _reload(where, steps)
     return Exit.OK
+
+
+def _lay_out(items: Sequence[Item], record: _Record, steps: _Steps) -> None:
+    planned = [(item, *record.plan(item)) for item in items]
+    gone = sorted(record.marks.keys() - {str(item.path) for item in items})  # an earlier version's, or prefix's
+    if not steps.rehearsal:
+        _demand_writable(item.path for item, step, _ in planned if step in ("write", "replace"))
+    try:
+        for item, step, why in planned:
+            steps.say(step, item.path, why)
+            if step in ("write", "replace"):
+                steps.change(item.path, item.write)
+            # A link that is there already may be pipx's or uv's.
+            if not item.theirs and (step in ("write", "replace") or (step == "same" and item.link is None)):
+                record.marks[str(item.path)] = item.mark
+        for name in gone:
+            steps.remove(Path(name), record.marks.pop(name))
+    finally:
+        record.save(steps)
+
+
+def _demand_writable(paths: Iterable[Path]) -> None:
+    for directory in dict.fromkeys(path.parent for path in paths):
+        there = next(each for each in (directory, *directory.parents) if each.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            why = "cannot be written to" if there.is_dir() else "is no directory"
+            hint = "nothing was changed; --prefix DIR takes man pages, completions and links elsewhere"
+            raise NeedsOperator(f"{there} {why}", hint=hint)
 
 
 def uninstall(options: Namespace) -> int:
@@ -159,13 +237,16 @@ def uninstall(options: Namespace) -> int:
     if _is_packages():
         steps.say("keep", "captchad", "it is a Debian package: apt remove captchad")
         return Exit.OK
-    items = list(_items(where))
-    written = {item.path for item in items if item.same()}
-    units = [name for name in _UNITS if where.units / name in written]
-    if units and _systemd_runs(where):
-        steps.run(*_systemctl(where), "disable", "--now", *units)
-    for item in items:
-        steps.remove(item)
+    record = _Record(where)
+    if _runs_this(where, record):
+        _disable(where, steps)
+    for name, mark in record.marks.items():
+        steps.remove(Path(name), mark)
+    if record.path.exists():
+        steps.say("remove", record.path)
+        steps.change(record.path, record.path.unlink)
+    for path in sorted(where.units.glob("captchad*.d/*")):
+        steps.say("keep", path, "a drop-in, yours or captchactl setup's")
     _reload(where, steps)
     state = _user_state() if where.user else Path("/var/lib/captchad")
     for path in (where.config.parent, state, *([] if where.user else [Path("/var/spool/captchad")])):
@@ -174,6 +255,27 @@ def uninstall(options: Namespace) -> int:
     if not where.user:
         steps.say("keep", "the user captchad, the groups captchad and captchad-submit", "so that no file changes hands")
     return Exit.OK
+
+
+def _runs_this(where: Where, record: _Record) -> bool:
+    """Whether captchad.service is what `install` wrote, or was changed since and still runs this captchad."""
+    unit = where.units / "captchad.service"
+    found = _mark(unit)
+    if not found.startswith("sha256:"):
+        return False
+    started = f"\nExecStart={_escaped(_scripts() / 'captchad')} "
+    return found == record.marks.get(str(unit)) or started in unit.read_text(errors="replace")
+
+
+def _disable(where: Where, steps: _Steps) -> None:
+    """Stop the units, and remove the links by which systemd starts them: `disable` needs a manager that runs."""
+    units = [name for name in _UNITS if (where.units / name).exists()]
+    if _systemd_runs(where):
+        steps.run(*_systemctl(where), "stop", *units)
+    for path in sorted(where.units.glob("*.wants/*")):
+        if path.name in units and path.is_symlink():
+            steps.say("remove", path)
+            steps.change(path, path.unlink)
 
 
 def _where(options: Namespace) -> Where:
@@ -204,21 +306,30 @@ def _package_files() -> Sequence[str]:
 def _beside_the_package(where: Where, steps: _Steps) -> int:
     steps.say("keep", "captchad", "it is a Debian package, which has its units, man pages and completions")
     if where.user:  # what a package cannot have
-        steps.install(_user_config(where))
+        _lay_out([_user_config(where)], _Record(where), steps)
     return Exit.OK
 
 
-def _refuse(where: Where) -> None:
-    """Raise NeedsOperator when the unit could not start, or would stand in the way of the Debian package."""
+def _refuse(where: Where, steps: _Steps) -> None:
+    """Raise NeedsOperator when the unit could not start, or would stand in the way of the Debian package; warn when
+    others than root can change what it runs.
+    """
     if not where.user and "/usr/bin/captchad" in _package_files():
         raise NeedsOperator(
             "the Debian package captchad is installed; units from here would hide its own",
             hint="use that one, or apt remove captchad",
         )
     user, hidden = (_myself(), {}) if where.user else (User.named("captchad"), HIDDEN)
-    found = obstacles(needs(_scripts() / name for name in _PROGRAMS), user, hidden)
+    needed = needs(_scripts() / name for name in _PROGRAMS)
+    found = obstacles(needed, user, hidden)
+    if not found and (where.user or os.geteuid() == 0):
+        why = attempt(None if where.user else user)
+        found = [f"as the user {user.name}: {why}"] if why else []
     if found:
-        raise NeedsOperator("\n".join(["captchad.service could not run this captchad", *found]), hint=_MOVE)
+        hint = _MOVE_USER if where.user else _MOVE
+        raise NeedsOperator("\n".join(["captchad.service could not run this captchad", *found]), hint=hint)
+    for path in () if where.user else changeable(needed):
+        steps.say("warn", path, "others than root can change what captchad runs")
 
 
 def _myself() -> User:
@@ -226,7 +337,11 @@ def _myself() -> User:
 
 
 def _scripts() -> Path:
-    return Path(sysconfig.get_path("scripts"))
+    """The directory of this installation's programs: where the one that runs lies, for pip's `--user` has one more."""
+    own, usual = Path(sys.argv[0]).resolve().parent, Path(sysconfig.get_path("scripts"))
+    if own != usual.resolve() and all((own / name).is_file() for name in _PROGRAMS):
+        return own
+    return usual
 
 
 # --- what is written
@@ -246,8 +361,7 @@ def _items(where: Where) -> Iterator[Item]:
     for path in sorted((files / "share").rglob("*")):
         if path.is_file():
             yield Item(where.prefix / path.relative_to(files), path.read_text())
-    # pipx makes links of its own.
-    if where.prefix / "bin" != _scripts() and not Path(sys.prefix, "pipx_metadata.json").exists():
+    if where.prefix / "bin" != _scripts():
         for name in _PROGRAMS:
             yield Item(where.prefix / "bin" / name, link=_scripts() / name)
 

@@ -2,26 +2,31 @@
 
     python3 -m captchad.cli.left
 
-No verb of captchactl, for there it is `status`. Lines that begin with "/" name a directory that the configuration has
-put elsewhere. Without a line nothing is unfinished, and everything is handed out.
+No verb of captchactl, for there it is `status`. It looks at the directory that a purge removes, whatever the
+configuration says today: a daemon may have run there all the same, or before. Lines that begin with "/" name a
+directory that the configuration has put elsewhere. The last line says that it has looked; with nothing else before it,
+nothing is unfinished, and everything is handed out.
 """
 
-__all__ = ["left"]
+__all__ = ["STATE", "elsewhere", "left"]
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from captchad.cli.places import Places, find
-from captchad.model.errors import NeedsOperator
 from captchad.queue import upkeep
 from captchad.queue.upkeep import Upkeep
 
-_USUAL = {"daemon.state_dir": Path("/var/lib/captchad"), "daemon.spool_dir": Path("/var/spool/captchad")}
+#: What a purge removes.
+STATE = Path("/var/lib/captchad")
+_SPOOL = Path("/var/spool/captchad")
 
 
-def left(places: Places) -> Iterator[str]:
-    """The lines. Raises CaptchadError when the journal cannot be read."""
-    found = upkeep.verify(Upkeep(places.state_dir, places.segment_mb << 20))
+def left(state_dir: Path, segment_mb: int) -> Iterator[str]:
+    """The lines of one state directory; none without a journal. Raises CaptchadError, OSError if it cannot be read."""
+    if not (state_dir / "journal").exists():
+        return
+    found = upkeep.verify(Upkeep(state_dir, segment_mb << 20))
     tasks = found["tasks"]
     for number, what in (
         (tasks["unfinished"], "unfinished tasks"),
@@ -36,22 +41,23 @@ def left(places: Places) -> Iterator[str]:
 
 def elsewhere(places: Places) -> Iterator[str]:
     """Directories that are not where the package makes them."""
-    for key, path in (("daemon.state_dir", places.state_dir), ("daemon.spool_dir", places.spool_dir)):
-        if path != _USUAL[key]:
+    for key, path, usual in (
+        ("daemon.state_dir", places.state_dir, STATE),
+        ("daemon.spool_dir", places.spool_dir, _SPOOL),
+    ):
+        if path != usual:
             yield f"{path} ({key})"
 
 
 def main() -> None:
     """Print them. A journal that cannot be read raises, so that nobody takes silence for emptiness."""
     places = find(None, None)
-    lines = list(elsewhere(places))
-    try:
-        lines += left(places)
-    except NeedsOperator:
-        if (places.state_dir / "journal").exists():
-            raise
-    for line in lines:
+    for line in elsewhere(places):
         print(line)
+    for state_dir in dict.fromkeys((STATE, places.state_dir)):
+        for line in left(state_dir, places.segment_mb):
+            print(line if state_dir == STATE else f"{line}, in {state_dir}")
+    print(f"looked at {STATE}")
 
 
 if __name__ == "__main__":

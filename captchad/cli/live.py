@@ -1,6 +1,6 @@
 """captchactl's verbs about the daemon itself: status, providers, health."""
 
-__all__ = ["ASK_S", "find_status", "health", "print_part", "providers", "status"]
+__all__ = ["ASK_S", "Seen", "find_status", "health", "print_part", "providers", "status"]
 
 import json
 import os

@@ -1,6 +1,7 @@
 """Where the daemon's files are, read from its configuration without trusting it to be whole.
 
-`captchactl` must work with a broken configuration: what can still be read counts, the defaults fill the rest.
+`captchactl` must work with a broken configuration: what can still be read counts, the defaults fill the rest. No limit
+that costs money is among them.
 """
 
 __all__ = ["DEFAULT_CONFIG", "Places", "become_owner", "find", "user_config"]
@@ -19,7 +20,7 @@ _DIRECTORIES = {
     "state_dir": "/var/lib/captchad",
     "spool_dir": "/var/spool/captchad",
 }
-_NUMBERS = {"max_redrives": 3, "capacity": 100_000, "segment_mb": 64}
+_SEGMENT_MB = 64
 
 #: A line of a file that is no TOML any more: enough to find the daemon that still runs on the last good one.
 _LINE = re.compile(r'^\s*(runtime_dir|state_dir|spool_dir)\s*=\s*"([^"\\\n]+)"', re.MULTILINE)
@@ -35,8 +36,6 @@ class Places(NamedTuple):
     socket: Path
     state_dir: Path
     spool_dir: Path
-    max_redrives: int
-    capacity: int
     segment_mb: int
     allow_weak_fs: bool
     allowed_hosts: tuple[str, ...] | None
@@ -50,13 +49,12 @@ def find(config: Path | None, socket: Path | None) -> Places:
     tables = _read(config)
     daemon, queue, policy = (_table(tables, name) for name in ("daemon", "queue", "policy"))
     directories = {name: Path(_text(daemon.get(name)) or default) for name, default in _DIRECTORIES.items()}
-    numbers = {name: _whole(queue.get(name), default) for name, default in _NUMBERS.items()}
     hosts = policy.get("allowed_hosts")
     return Places(
         socket=socket or directories["runtime_dir"] / "control.sock",
         state_dir=directories["state_dir"],
         spool_dir=directories["spool_dir"],
-        **numbers,
+        segment_mb=_whole(queue.get("segment_mb"), _SEGMENT_MB),
         allow_weak_fs=daemon.get("allow_weak_fs") is True,
         allowed_hosts=tuple(map(str, hosts)) if isinstance(hosts, list) else None,
     )

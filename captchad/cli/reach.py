@@ -1,21 +1,23 @@
 """Whether a unit can run this captchad where it lies: `captchactl install` refuses what would only fail at the start.
 
 A service that cannot execute its program says no more than 203/EXEC. What is looked at here is the whole chain: the
-programs, the Python in their first line and the one behind a virtual environment, its library, and the packages.
+programs, the Python in their first line and the one behind a virtual environment, its library, and the packages; then
+it is tried.
 """
 
-__all__ = ["HIDDEN", "Need", "User", "needs", "obstacles", "way"]
+__all__ = ["HIDDEN", "Need", "User", "attempt", "changeable", "needs", "obstacles", "way"]
 
 import errno
 import os
 import pwd
 import re
 import stat
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import captchad
 
@@ -30,6 +32,7 @@ HIDDEN = {
 _LINKS = 40  # the kernel follows as many
 _STRANGE = re.compile(r"""["'\\\x00-\x1f\x7f]""")
 _READ, _EXECUTE = 4, 1
+_NOBODY = 65534
 
 
 class Need(NamedTuple):
@@ -89,6 +92,8 @@ def _interpreter(program: Path) -> Path | None:
 
 def obstacles(needed: Iterable[Need], user: User, hidden: Mapping[Path, str]) -> list[str]:
     """Why a unit that runs as `user`, and for which `hidden` is not there, could not start; a line for each need."""
+    # /home may be a link to /var/home: systemd hides what it leads to.
+    hidden = {path.resolve(): why for path, why in hidden.items()} | dict(hidden)
     found = ((need, _obstacle(need, user, hidden)) for need in needed)
     return [f"{need.path}: {why}" for need, why in found if why]
 
@@ -111,6 +116,39 @@ def _obstacle(need: Need, user: User, hidden: Mapping[Path, str]) -> str:
     except OSError as error:
         return f"{error.strerror}: {error.filename}"
     return ""
+
+
+def attempt(user: User | None) -> str:
+    """Import what the daemon imports, as `user` (with None as who runs this); why that fails, "" when it does not.
+
+    It finds what no list of paths has: a library that is closed, or missing. Only root can do it as another user.
+    """
+    as_user: dict[str, Any] = {}
+    if user is not None:
+        uid = user.uid if user.uid >= 0 else _NOBODY
+        as_user = {"user": uid, "group": _NOBODY, "extra_groups": sorted(user.gids)}
+    command = [sys.executable, "-P", "-B", "-c", "import captchad.daemon.main"]
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
+    try:
+        done = subprocess.run(command, cwd="/", env={}, **options, **as_user)
+    except OSError as error:
+        return str(error)
+    said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    return said[-1] if done.returncode else ""
+
+
+def changeable(needed: Iterable[Need]) -> list[Path]:
+    """What others than root can change of all that is on the way; not again what lies below such a directory."""
+    found: list[Path] = []
+    for step in dict.fromkeys(step for need in needed for step in way(need.path)):
+        if not any(above in found for above in step.parents) and _changeable(step.stat()):
+            found.append(step)
+    return found
+
+
+def _changeable(found: os.stat_result) -> bool:
+    others = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid != 0 else 0)
+    return found.st_uid != 0 or bool(found.st_mode & others and not found.st_mode & stat.S_ISVTX)
 
 
 def way(path: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from captchad.cli.exits import Exit
-from captchad.cli.places import Places, become_owner, find
+from captchad.cli.places import DEFAULT_CONFIG, Places, become_owner, find
 from captchad.cli.render import clean, show_task, table
 from captchad.control.client import Refused, call
 from captchad.model.errors import CaptchadError, NeedsOperator, NotRunning
@@ -96,7 +96,7 @@ def dlq_redrive(options: Namespace) -> int:
     ids = None if options.all else options.ids
     if ids is None and not options.yes and not _confirmed():
         return Exit.FAILED
-    done, stale = _redrive(places, ids)
+    done, stale = _redrive(options, places, ids)
     code = _print_done(options, "redriven", done)
     if options.all:  # all that can: a task that has had all of its new runs stays where it is
         code = Exit.OK
@@ -149,22 +149,27 @@ def _print_done(options: Namespace, word: str, data: dict[str, Any]) -> int:
     return Exit.FAILED if refused else Exit.OK
 
 
-def _redrive(places: Places, ids: list[str] | None) -> tuple[dict[str, Any], list[Path]]:
+def _redrive(options: Namespace, places: Places, ids: list[str] | None) -> tuple[dict[str, Any], list[Path]]:
     """The daemon's answer, or the journal's; and the old results that this user may not remove."""
     try:
         return call(places.socket, "dlq.redrive", {"ids": ids}, timeout_s=_CHANGE_S), []
     except NotRunning:
+        from captchad.cli.bounds import config_of
         from captchad.queue import offline
 
+        if ids is None and not (places.state_dir / "journal").is_dir():
+            print(f"captchactl: there is no journal in {places.state_dir}, so nothing is dead", file=sys.stderr)
+            return {"redriven": [], "refused": {}}, []
+        config = config_of(options.config or DEFAULT_CONFIG, places)
         become_owner(places.state_dir)
         begun_ns = time.time_ns()
         done = offline.redrive(
             places.state_dir,
             ids,
-            max_redrives=places.max_redrives,
-            capacity=places.capacity,
-            segment_mb=places.segment_mb,
-            allow_weak_fs=places.allow_weak_fs,
+            max_redrives=config.queue.max_redrives,
+            capacity=config.queue.capacity,
+            segment_mb=config.queue.segment_mb,
+            allow_weak_fs=config.daemon.allow_weak_fs,
         )
         return done, _remove_results(places.spool_dir / "results", done["redriven"], begun_ns)
 

@@ -51,7 +51,11 @@ def test_the_operators_day(tmp_path):
         assert missing.returncode == 1
         assert "rejected, with its reason" in missing.stderr
         assert (daemon.spool_dir / "results" / "bad.json").exists()
+        config = daemon.config_file.read_text()
+        daemon.config_file.write_text(f"{config}\noops\n")
         done = daemon.ctl("dlq", "redrive", "bad", "good")
+        assert f"{daemon.config_file} is not valid: as in generation 1" in done.stderr
+        daemon.config_file.write_text(config)
         assert (done.returncode, done.stdout) == (1, "bad\n")
         assert "good: " in done.stderr
         assert json.loads(daemon.ctl("show", "bad", "--json").stdout)["state"] == "pending"

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 
 from captchad.cli import install as module
 from captchad.cli.captchactl import main
-from captchad.cli.reach import HIDDEN, Need, User, needs, obstacles, way
+from captchad.cli.reach import HIDDEN, Need, User, attempt, changeable, needs, obstacles, way
 from captchad.model.errors import NeedsOperator
 
 
@@ -23,6 +25,7 @@ def home(tmp_path, monkeypatch) -> Path:
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(module, "attempt", lambda user: "")  # half a second each time
     return tmp_path
 
 
@@ -83,6 +86,31 @@ def test_a_link_into_a_hidden_place_is_seen(tmp_path):
     assert "/root (ProtectHome=yes)" in line
 
 
+def test_a_hidden_place_that_is_a_link_hides_what_it_leads_to(tmp_path):
+    (tmp_path / "var" / "home" / "a").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("var/home")
+
+    (line,) = obstacles([Need(tmp_path / "home" / "a")], User("root", 0), {tmp_path / "home": "ProtectHome=yes"})
+
+    assert line.endswith(f"the unit does not see {tmp_path}/var/home (ProtectHome=yes)")
+
+
+@pytest.mark.root
+def test_what_others_than_root_can_change_is_named(program):
+    above = program.parent.parent
+    needed = [Need(program, execute=True), Need(program.parent)]
+    assert changeable(needed) == []
+
+    program.chmod(0o757)
+    assert changeable(needed) == [program]
+    os.chown(program.parent, 4_000_000, 0)
+    assert changeable(needed) == [program.parent]
+    above.chmod(0o775)
+    assert changeable(needed) == [program.parent]  # its group is root's
+    os.chown(above, 0, 4_000_000)
+    assert changeable(needed) == [above]
+
+
 @pytest.mark.parametrize(
     ("part", "mode"), [("bin", 0o700), ("bin", 0o744), ("bin/program", 0o744), ("bin/program", 0o711)]
 )
@@ -136,6 +164,14 @@ def test_the_whole_chain_is_looked_at(tmp_path):
     assert paths[Path(sys.executable)]
     assert not paths[Path(os.__file__).parent]
     assert Path(module.__file__).parent.parent in paths
+
+
+def test_it_is_tried(monkeypatch, tmp_path):
+    assert attempt(None) == ""
+    monkeypatch.setattr(sys, "executable", shutil.which("python3", path="/usr/bin") or "python3")
+    assert attempt(None).startswith("ModuleNotFoundError: ")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert attempt(None).startswith("[Errno 2] No such file")
 
 
 # --- the system's: only what needs no root
@@ -246,19 +282,150 @@ def test_uninstall_takes_what_install_wrote_and_nothing_else(home, capsys):
     left = {path for path in home.rglob("*") if not path.is_dir() or path.is_symlink()}
     config = home / ".config" / "captchad"
     assert left == {page, program, config / "captchad.toml"}
-    for path in (*left, config, state):
+    for path in (page, program, config, state):
         assert f"keep    {path} (" in printed
 
     main(["install", "--user"])
     assert program.read_text() == "mine, too"
-    assert f"keep    {program} (it is another program)" in capsys.readouterr().out
+    assert f"keep    {program} (it is not as captchactl install wrote it; " in capsys.readouterr().out
+
+
+def test_what_is_somebodys_is_neither_replaced_nor_removed(home, capsys):
+    unit = home / ".config" / "systemd" / "user" / "captchad.service"
+    page = home / ".local" / "share" / "man" / "man8" / "captchad.8"
+    links = [home / ".local" / "bin" / name for name in ("captchad", "captchactl")]
+    for path in (unit, page, links[0]):
+        path.parent.mkdir(parents=True)
+    unit.symlink_to("/dev/null")  # a mask
+    page.write_text("another's")
+    links[0].symlink_to("/bin/true")
+    links[1].symlink_to(module._scripts() / "captchactl")  # as uv would make it
+    before = {path: module._mark(path) for path in (unit, page, *links)}
+
+    for verb in ("install", "install", "uninstall"):
+        assert main([verb, "--user"]) == 0
+        assert {path: module._mark(path) for path in before} == before
+    printed = capsys.readouterr().out
+    for path in (unit, page, links[0]):
+        assert printed.count(f"keep    {path} (it is not as captchactl install wrote it; ") == 2
+    assert not list(home.rglob("*.fish"))
+
+
+def test_an_update_replaces_what_an_earlier_one_wrote_and_nobody_changed(home, capsys, monkeypatch, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(module._files() / "systemd", tree / "systemd")
+    shutil.copytree(module._files() / "share", tree / "share")
+    (tree / "share" / "man" / "man8" / "old.8").write_text("old")
+    monkeypatch.setattr(module, "_files", lambda: tree)
+    main(["install", "--user"])
+    written = tree / "systemd" / "user" / "captchad.service"
+    written.write_text(written.read_text() + "# new\n")
+    (tree / "share" / "man" / "man8" / "old.8").unlink()
+    page = home / "other" / "share" / "man" / "man8" / "captchad.8"
+
+    main(["install", "--user", "--prefix", str(home / "other")])
+
+    unit = home / ".config" / "systemd" / "user" / "captchad.service"
+    assert unit.read_text().endswith("# new\n")
+    assert page.exists()
+    assert not [path for path in (home / ".local").rglob("*") if not path.is_dir()]
+    written.write_text("[Service]\n")  # a later version, which nobody has installed
+    wants = unit.parent / "default.target.wants" / "captchad.service"
+    wants.parent.mkdir()
+    wants.symlink_to(unit)
+    main(["uninstall", "--user"])
+    assert not page.exists()
+    assert not unit.exists()
+    assert not wants.is_symlink()
+
+
+def test_a_unit_that_was_edited_stays_and_is_disabled(home, capsys):
+    main(["install", "--user"])
+    unit = home / ".config" / "systemd" / "user" / "captchad.service"
+    drop_in = unit.with_name("captchad.service.d") / "10.conf"
+    wants = unit.parent / "default.target.wants" / "captchad.service"
+    for path in (wants, drop_in):
+        path.parent.mkdir()
+        path.touch()
+    wants.unlink()
+    wants.symlink_to(unit)
+    unit.write_text(unit.read_text() + "# mine\n")
+    capsys.readouterr()
+
+    main(["uninstall", "--user"])
+
+    printed = capsys.readouterr().out
+    for path in (unit, drop_in):
+        assert path.exists()
+        assert f"keep    {path} (" in printed
+    assert not wants.is_symlink()
+
+    unit.write_text("[Service]\nExecStart=/bin/true\n")
+    wants.symlink_to(unit)
+    main(["uninstall", "--user"])
+    assert wants.is_symlink()  # another's
+
+
+def test_what_cannot_be_written_is_said_before_anything_is(home, capsys):
+    (home / "file").touch()
+
+    assert main(["install", "--user", "--prefix", str(home / "file")]) == 1
+
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"captchactl: {home}/file is no directory\n")
+    assert printed.out == ""
+    assert list(home.iterdir()) == [home / "file"]
+
+
+def test_a_step_that_fails_is_named_and_the_next_try_goes_on(home, capsys):
+    blocked = home / ".local" / "share" / "man" / "man8" / ".captchad.8.new"
+    (blocked / "x").mkdir(parents=True)
+
+    assert main(["install", "--user"]) == 1
+    assert f"captchactl: {blocked.with_name('captchad.8')}: Is a directory\n" in capsys.readouterr().err
+    assert ".local/share/man/man1/captchactl.1" in (home / ".config" / "captchad" / "installed.json").read_text()
+    shutil.rmtree(blocked)
+    assert main(["install", "--user"]) == 0
+    assert main(["uninstall", "--user"]) == 0
+    assert [path.name for path in home.rglob("*") if not path.is_dir()] == ["captchad.toml"]
+
+
+def test_a_record_that_is_none_is_said(home, capsys):
+    record = home / ".config" / "captchad" / "installed.json"
+    record.parent.mkdir(parents=True)
+    for text in ("{", "[]", '{"schema": 2}'):
+        record.write_text(text)
+        for verb in ("install", "uninstall"):
+            assert main([verb, "--user"]) == 1
+            assert f"{record}: no record of an installation" in capsys.readouterr().err
+
+
+def test_nobody_needs_to_listen(home):
+    command = [str(module._scripts() / "captchactl"), "install", "--user"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+
+    assert (process.returncode, said) == (0, "")
+    assert (home / ".config" / "captchad" / "captchad.toml").exists()
+
+
+def test_the_programs_are_those_beside_the_one_that_runs(program, monkeypatch):
+    for name in ("captchad", "captchactl"):
+        shutil.copy(program, program.with_name(name))
+    link = program.with_name("link")
+    link.symlink_to("captchactl")
+    monkeypatch.setattr(sys, "argv", [str(link)])
+    assert module._scripts() == program.parent.resolve()
+
+    program.with_name("captchad").unlink()
+    assert module._scripts() == Path(sysconfig.get_path("scripts"))
 
 
 def test_the_programs_themselves_are_no_links_of_ours(home, capsys):
-    for verb in ("install", "uninstall"):
-        main([verb, "--user", "--dry-run", "--prefix", str(module._scripts().parent)])
+    main(["install", "--user", "--dry-run", "--prefix", str(module._scripts().parent)])
 
-        assert f" {module._scripts()}" not in capsys.readouterr().out
+    assert f" {module._scripts()}" not in capsys.readouterr().out
 
 
 def test_steps_as_json(home, capsys):

@@ -22,7 +22,6 @@ import pytest
 from captchad.cli import captchactl, times
 from captchad.cli.exits import Exit
 from captchad.cli.left import left
-from captchad.cli.places import find
 from captchad.config import load  # noqa: F401 - who gives up the right to read the package cannot import it
 from captchad.journal.osio import Os
 from captchad.journal.records import Place, draft, encode
@@ -1203,24 +1202,53 @@ def test_a_daemon_goes_on_with_a_repaired_journal(tmp_path):
         assert daemon.ctl("journal", "verify").returncode == 0
 
 
+# --- a redrive without a daemon
+
+
+@pytest.mark.parametrize("broken", ["oops\n", '[queue]\nmax_redrives = "3"\n'])
+def test_a_limit_on_what_is_spent_is_never_guessed(tmp_path, state, capsys, monkeypatch, broken):
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))  # without generations
+    with Life(state) as life:
+        life.accept("dead")
+        for _ in range(SETTINGS.retry.max_attempts):
+            life.refuse("dead")
+    config = tmp_path / "captchad.toml"
+    config.write_text(f'[daemon]\nstate_dir = "{state}"\n[policy]\nallowed_hosts = ["*"]\n')
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "50.toml").write_text(broken)
+    before = everything(state)
+
+    assert captchactl.main(["--config", str(config), "dlq", "redrive", "dead"]) == 1
+
+    assert "no valid configuration" in capsys.readouterr().err
+    assert everything(state) == before
+
+
+def test_without_a_journal_nothing_is_dead(tmp_path, capsys):
+    config = tmp_path / "captchad.toml"
+    config.write_text(f'[daemon]\nstate_dir = "{tmp_path}/none"\n')
+
+    assert captchactl.main(["--config", str(config), "dlq", "redrive", "--all", "--yes"]) == 0
+    assert "so nothing is dead" in capsys.readouterr().err
+    assert captchactl.main(["--config", str(config), "dlq", "redrive", "a"]) == 1
+
+
 # --- what a purge of the package must keep
 
 
-def lost(state: Path, tmp_path: Path) -> list[str]:
-    config = tmp_path / "captchad.toml"
-    config.write_text(f'[daemon]\nstate_dir = "{state}"\n[queue]\nsegment_mb = 1\n')
-    return list(left(find(config, None)))
+def lost(state: Path) -> list[str]:
+    return list(left(state, 1))
 
 
-def test_with_everything_handed_out_nothing_is_left(state, tmp_path):
+def test_with_everything_handed_out_nothing_is_left(state):
     with Life(state) as life:
         life.accept("done")
         life.solve("done")
 
-    assert lost(state, tmp_path) == []
+    assert lost(state) == []
 
 
-def test_what_would_be_lost_with_the_journal_is_named(state, tmp_path):
+def test_what_would_be_lost_with_the_journal_is_named(state):
     with Life(state) as life:
         life.accept("waiting", "flying", "solved", "dead")
         life.submit("flying")
@@ -1229,7 +1257,7 @@ def test_what_would_be_lost_with_the_journal_is_named(state, tmp_path):
             life.refuse("dead")
     (state / "journal" / "workers" / "1-1.jsonl").touch()
 
-    found = lost(state, tmp_path)
+    found = lost(state)
 
     assert "2 unfinished tasks" in found
     assert "1 dead-letter tasks, which a redrive runs again" in found
@@ -1237,8 +1265,8 @@ def test_what_would_be_lost_with_the_journal_is_named(state, tmp_path):
     assert any("of workers" in line for line in found)
 
 
-def test_a_damaged_journal_is_not_taken_for_an_empty_one(state, tmp_path):
+def test_a_damaged_journal_is_not_taken_for_an_empty_one(state):
     plain(state)
     spoil(path_of(state, 2), b'"mid"')
 
-    assert any("damaged places" in line for line in lost(state, tmp_path))
+    assert any("damaged places" in line for line in lost(state))

@@ -35,13 +35,15 @@ from tests.system.kit import (
 CONFIG = Path("/etc/captchad")
 STATE = Path("/var/lib/captchad")
 ALERT = CONFIG / "alert"
-ALERTED = "captchad-alert@captchad.service.service"
+UNIT_FILES = Path("/etc/systemd/system")
+ALERTED = "captchad-alert@captchad.service"
 DRAIN = "captchad-dlq-drain"
 UNITS = ("captchad.service", f"{DRAIN}.service", f"{DRAIN}.timer", "captchad-alert@captchad.service")
 HOPELESS = "[solve]\nseconds = 0.1\n[outcomes]\nERROR_CAPTCHA_UNSOLVABLE = 1.0\n"
 #: What a machine writes by itself, whatever is installed.
 _THE_MACHINES = re.compile(
-    r"/(var/lib/man-db/auto-update|etc/(passwd|shadow|group|gshadow|subuid|subgid)-?|etc/\.pwd\.lock|var/lib/(dpkg|systemd)/.*"
+    r"/(var/lib/man-db/auto-update|etc/(passwd|shadow|group|gshadow|subuid|subgid)-?|etc/\.pwd\.lock|var/lib/dpkg/.*"
+    r"|var/lib/systemd/(random-seed|catalog/database)|etc/systemd/system/[a-z-]+\.target\.wants"
     r"|var/(log|tmp|cache)/.*|usr/lib/python3/dist-packages/__pycache__.*|var/lib/private)"
 )
 
@@ -51,6 +53,7 @@ def a_package_from_first_to_last(directory: Path) -> None:
     before = files()
     install()
     the_package_is_whole()
+    another_captchad_is_left_alone()
     with Sandbox(scenario=HOPELESS) as sandbox:
         a_daemon_that_fails_runs_the_alert()
         the_drain_runs_dead_letters_again(sandbox)
@@ -64,8 +67,8 @@ def a_package_from_first_to_last(directory: Path) -> None:
     assert "may be paid for" not in said, said
     assert "the user captchad" in said, said
     assert show("captchad", "LoadState") == "not-found"
-    after = files()
-    assert after == before, (after - before, before - after)
+    differences = set(files().items()) ^ set(before.items())
+    assert differences == set(), differences
     step("with everything handed out, a purge leaves nothing")
 
 
@@ -88,6 +91,8 @@ def the_package_is_whole() -> None:
     assert done.returncode == 78
     (line,) = done.stdout.splitlines() + done.stderr.splitlines()
     assert "policy.allowed_hosts" in line
+    run("systemctl", "start", f"{DRAIN}.service")
+    assert "so nothing is dead" in journal(DRAIN)
     said = run("captchactl", "install").stdout
     assert "Debian package" in said, said
     assert len(said.splitlines()) == 1, said
@@ -96,8 +101,9 @@ def the_package_is_whole() -> None:
 
 def a_daemon_that_fails_runs_the_alert() -> None:
     assert run("systemctl", "start", "captchad", ok=False).returncode != 0
-    eventually(lambda: show(ALERTED, "ConditionResult") == "no" and show(ALERTED, "ActiveState") == "inactive")
-    assert show(ALERTED, "Result") == "success"
+    eventually(lambda: show(ALERTED, "ConditionTimestamp") != "")  # a unit that was never started has none
+    assert show(ALERTED, "ConditionResult") == "no"
+    assert (show(ALERTED, "ActiveState"), show(ALERTED, "Result")) == ("inactive", "success")
     step("without a command the alert is skipped")
 
     ALERT.write_text(
@@ -117,7 +123,7 @@ def a_daemon_that_fails_runs_the_alert() -> None:
 
 def the_drain_runs_dead_letters_again(sandbox: Sandbox) -> None:
     configure(sandbox, workers=2)
-    (CONFIG / "conf.d").mkdir()
+    (CONFIG / "conf.d").mkdir(exist_ok=True)
     (CONFIG / "conf.d" / "10-test.toml").write_text("[retry]\nmax_attempts = 1\n")
     run("systemctl", "start", "captchad")
     first = drop("hopeless", 3)
@@ -138,7 +144,29 @@ def the_drain_runs_dead_letters_again(sandbox: Sandbox) -> None:
     run("systemctl", "start", "captchad")
     eventually(lambda: all(said(task) == "solved" for task in second), 30)
     step("and without one, by the journal")
-    assert charges(sandbox) == status()["queue"]["charges_total"] == 2 * 5
+
+    sandbox.set_scenario(HOPELESS)
+    third = drop("bounded", 1)
+    eventually(lambda: status()["queue"]["dead"] == 1, 30)
+    limit = CONFIG / "conf.d" / "20-limit.toml"
+    limit.write_text("[queue]\nmax_redrives = 0\n")
+    run("systemctl", "reload", "captchad")
+    eventually(lambda: status()["daemon"]["config"]["probation_s"] is None, 30)
+    run("systemctl", "stop", "captchad")
+    limit.write_text("[queue]\nmax_redrives = 0\noops\n")
+    run("systemctl", "start", f"{DRAIN}.service")
+    assert said(third[0]) == "failed"
+    assert "redriven 0 times" in journal(DRAIN)
+    limit.unlink()
+    sandbox.set_scenario(QUICK)
+    run("systemctl", "start", "captchad")
+    assert status()["queue"]["dead"] == 1
+    step("never beyond the limit: with a broken file it is that of the last good generation")
+    charged = status()["queue"]["charges_total"]
+    run("captchactl", "dlq", "redrive", *third)
+    wait_solved(third)
+    charged += 1
+    assert charges(sandbox) == status()["queue"]["charges_total"] == charged == 2 * 6
 
 
 def said(task: str) -> str | None:
@@ -151,6 +179,10 @@ def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
     sandbox.set_scenario(SLOW)
     flying = drop("flying", 1)
     eventually(lambda: status()["queue"]["in_flight"] == 1, 30)
+    removed_for_nothing()
+    # The daemon runs on with what it has, whatever the file names.
+    (CONFIG / "conf.d" / "20-elsewhere.toml").write_text('[daemon]\nstate_dir = "/srv/captchad"\n')
+    assert run("systemctl", "reload", "captchad", ok=False).returncode != 0
     run("dpkg", "--remove", "captchad")
     assert show("captchad", "ActiveState") == "inactive"
     assert not os.path.lexists("/etc/systemd/system/multi-user.target.wants/captchad.service")
@@ -162,17 +194,60 @@ def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
     return flying + drop("waiting", 1)
 
 
-def a_purge_keeps_what_is_paid_for() -> None:
-    other = Path("/etc/systemd/system/captchad.service")  # as captchactl install would leave it
-    other.write_text("[Service]\nExecStart=/opt/captchad/bin/captchad run\n")
-    assert "kept everything" in run("sh", "/var/lib/dpkg/info/captchad.postrm", "purge").stdout
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A maintainer script, as dpkg would call it."""
+    return run("sh", f"/var/lib/dpkg/info/captchad.{name}", *arguments)
+
+
+def removed_for_nothing() -> None:
+    before = main_pid("captchad")
+    script("prerm", "remove")
+    script("postinst", "abort-remove")
+    assert main_pid("captchad") != before
+    assert run("systemctl", "is-enabled", "captchad").stdout.strip() == "enabled"
+    step("a removal that is given up leaves it enabled, and running")
+
+
+def another_captchad_is_left_alone() -> None:
+    unit = UNIT_FILES / "captchad.service"  # as captchactl install would leave it
+    program = Path("/opt/a b%n/captchad")
+    program.parent.mkdir(parents=True)
+    shutil.copy("/bin/sleep", program)
+    unit.write_text('[Service]\nExecStart="/opt/a b%%n/captchad" 1000\n[Install]\nWantedBy=multi-user.target\n')
+    run("systemctl", "daemon-reload")
+    run("systemctl", "enable", "--now", "captchad")
+    before = main_pid("captchad")
+    script("prerm", "upgrade", "9.8.7")
+    assert f"captchad.service runs {program}, not this package" in script("postinst", "configure").stderr
+    script("prerm", "remove")
+    script("postrm", "remove")
+    assert "kept everything" in script("postrm", "purge").stdout
     assert (CONFIG / "credentials").exists()
-    other.unlink()
+    assert main_pid("captchad") == before
+    assert run("systemctl", "is-enabled", "captchad").stdout.strip() == "enabled"
+    run("systemctl", "disable", "--now", "captchad")
+    unit.unlink()
+    shutil.rmtree(program.parent)
+    run("systemctl", "daemon-reload")
+    step("another captchad is not stopped, not disabled, and keeps everything")
+
+
+def a_purge_keeps_what_is_paid_for() -> None:
+    run("systemctl", "mask", "captchad")  # no other captchad
+    noted = Path("/var/lib/misc/captchad.left")
+    lines = noted.read_text()
+    assert lines.endswith("\nlooked at /var/lib/captchad\n")
+    noted.write_text("")  # as when it could not look
+    assert "the journal, into which nobody could look" in script("postrm", "purge").stdout
+    assert (STATE / "journal").is_dir()
+    noted.write_text(lines)
 
     Path("/etc/systemd/system/captchad.service.d").mkdir()
     Path("/etc/systemd/system/captchad.service.d/10-setup.conf").write_text("[Service]\n")
     said = run("dpkg", "--purge", "captchad").stdout
-    for line in ("1 unfinished tasks", "1 files in incoming/", "5 results in results/", f"rm -r {STATE} {SPOOL}"):
+    run("systemctl", "unmask", "captchad")
+    assert "/srv/captchad (daemon.state_dir)" in said, said
+    for line in ("1 unfinished tasks", "1 files in incoming/", "6 results in results/", f"rm -r {STATE} {SPOOL}"):
         assert line in said, said
     assert (STATE / "journal").is_dir()
     assert not CONFIG.exists()
@@ -184,19 +259,21 @@ def nothing_of_it_was_lost(sandbox: Sandbox, ids: list[str]) -> None:
     configure(sandbox, workers=2)
     run("systemctl", "start", "captchad")
     wait_solved(ids)
-    assert charges(sandbox) == 12, sandbox.totals()
+    assert charges(sandbox) == 14, sandbox.totals()
     run("systemctl", "stop", "captchad")
     install()
     assert show("captchad", "ActiveState") == "inactive"
     step("installed again: the captcha in flight was polled under its id; what did not run is not started")
 
 
-def files() -> set[str]:
-    """All paths where a package may leave something, but for what the machine itself writes."""
-    command = ["find", "/etc", "/lib/systemd", "/opt", "/srv", "/run", "/usr", "/var", "-xdev"]
+def files() -> dict[str, str]:
+    """All paths where a package may leave something, with mode and owner, but for what the machine itself writes."""
+    # That one is a file system of its own here.
+    command = ["find", "/etc", str(UNIT_FILES), "/lib/systemd", "/opt", "/srv", "/run", "/usr", "/var", "-xdev"]
     command += ["(", "-path", "/run/systemd", "-o", "-path", "/run/udev", "-o", "-path", "/run/log", ")", "-prune"]
-    found = run(*command, "-o", "-print").stdout.splitlines()
-    return {path for path in found if not _THE_MACHINES.fullmatch(path)}
+    lines = run(*command, "-o", "-printf", r"%p\t%M %u:%g\n").stdout.splitlines()
+    found = dict(line.split("\t") for line in lines)
+    return {path: how for path, how in found.items() if not _THE_MACHINES.fullmatch(path)}
 
 
 @scenario
@@ -226,6 +303,7 @@ def an_upgrade_under_load(directory: Path) -> None:
             step(f"upgraded with {flying} captchas in flight")
             done = len(ids)
             eventually(lambda: len(ids) > done + 20)
+            upgrades_that_were_cut_short(directory, new)
         wait_solved(ids)
         queue = status()["queue"]
         assert charges(sandbox) == queue["charges_total"] == len(ids), (queue, sandbox.totals())
@@ -234,6 +312,60 @@ def an_upgrade_under_load(directory: Path) -> None:
         assert (CONFIG / "captchad.toml").read_text() == config
         assert run("systemctl", "is-enabled", "captchad", ok=False).stdout.strip() == "disabled"
         run("systemctl", "stop", "captchad")
+    purged_on_a_mount_point()
+
+
+def upgrades_that_were_cut_short(directory: Path, new: Path) -> None:
+    _, other = repack(directory, "9.8.8")
+    script("prerm", "upgrade", "9.8.8")
+    assert Path("/run/captchad.active").read_text() == "captchad.service\n"
+    run("dpkg", "--install", str(other))  # with a prerm that finds nothing running
+    assert status()["daemon"]["version"] == "9.8.8"
+    assert not Path("/run/captchad.active").exists()
+    step("dpkg was killed after it had stopped captchad: the next try starts it again")
+
+    run("dpkg", "--unpack", str(new))
+    Path("/run/captchad.active").unlink()  # a power cut
+    run("systemctl", "start", "captchad")  # a boot
+    assert status()["daemon"]["version"] == "9.8.7"
+    before = main_pid("captchad")
+    run("dpkg", "--install", str(other))
+    assert main_pid("captchad") != before
+    assert status()["daemon"]["version"] == "9.8.8"
+    step("what runs without having been configured is stopped, too, before its files go")
+
+    slow = Path("/run/systemd/system/captchad.service.d/slow.conf")
+    slow.parent.mkdir(parents=True)
+    slow.write_text("[Service]\nExecStop=/bin/sleep 3\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "--no-block", "captchad")
+    eventually(lambda: show("captchad", "ActiveState") == "deactivating")
+    run("dpkg", "--install", str(new))
+    assert status()["daemon"]["version"] == "9.8.7"
+    run("systemctl", "stop", "--no-block", "captchad")
+    eventually(lambda: show("captchad", "ActiveState") == "deactivating")
+    run("dpkg", "--install", str(other))
+    assert show("captchad", "ActiveState") == "inactive"
+    slow.unlink()
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "captchad")
+    step("a restart in flight counts as running, a stop does not")
+
+
+def purged_on_a_mount_point() -> None:
+    for path in (SPOOL / "results").iterdir():
+        path.unlink()
+    saved = STATE.with_name("captchad.saved")
+    STATE.rename(saved)
+    STATE.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", str(STATE))
+    shutil.copytree(saved, STATE, dirs_exist_ok=True)
+    run("chown", "-R", "captchad:captchad", str(STATE))
+    said = run("dpkg", "--purge", "captchad").stdout
+    assert f"kept {STATE}, for something is mounted there" in said, said
+    assert list(STATE.iterdir()) == []
+    assert run("dpkg-query", "--show", "captchad", ok=False).returncode != 0
+    step("a mount point is emptied, and the package is gone")
 
 
 def repack(directory: Path, version: str, failing: tuple[str, str] | None = None) -> tuple[str, Path]:
@@ -284,6 +416,9 @@ VENV = Path("/opt/captchad")
 def from_a_virtual_environment(directory: Path) -> None:
     virtual_environment(Path(os.environ["CAPTCHAD_WHEEL"]))
     program = str(VENV / "bin" / "captchactl")
+    no_place_for_a_daemon(program)
+    # As uv makes them.
+    Path("/usr/local/bin/captchad").symlink_to(VENV / "bin" / "captchad")
     before = files()
     rehearsed = run(program, "install", "--dry-run").stdout
     assert files() == before
@@ -300,15 +435,43 @@ def from_a_virtual_environment(directory: Path) -> None:
         wait_solved(drop("task", 3))
         assert str(VENV) in Path(f"/proc/{main_pid('captchad')}/cmdline").read_text()
         run("systemctl", "reload", "captchad")
+        # An update that nobody has installed.
+        (unit,) = VENV.glob("lib/python3*/site-packages/captchad/files/systemd/captchad.service")
+        unit.write_text(f"{unit.read_text()}# new\n")
         run(program, "uninstall")
         assert show("captchad", "ActiveState") == "inactive"
         assert show("captchad", "LoadState") == "not-found"
-        left = {path for path in files() - before if not path.startswith(("/var/lib/captchad", "/var/spool/captchad"))}
+        assert Path("/usr/local/bin/captchad").is_symlink()
+        ours = ("/var/lib/captchad", "/var/spool/captchad")
+        left = {path for path in files().keys() - before if not path.startswith(ours)}
         assert all(path.startswith("/etc/captchad") or Path(path).is_dir() for path in left), left
         assert len(list((SPOOL / "results").iterdir())) == 3
         step("worked, and uninstalled: configuration, queue and results stay")
 
         for_one_user(sandbox)
+
+
+def no_place_for_a_daemon(program: str) -> None:
+    def refused() -> str:
+        done = run(program, "install", ok=False)
+        assert (done.returncode, done.stdout) == (1, ""), done
+        assert not (UNIT_FILES / "captchad.service").exists()
+        assert not CONFIG.exists()
+        return done.stderr
+
+    (library,) = VENV.glob("lib/python3*/site-packages")
+    closed = library / "tomli_w.py"
+    closed.touch(mode=0o600)
+    assert "as the user captchad: " in refused()
+    closed.unlink()
+    run("mount", "--bind", "/usr/local", "/usr/local")
+    run("mount", "-o", "remount,ro,bind", "/usr/local")
+    assert " cannot be written to" in refused()
+    run("umount", "/usr/local")
+    shutil.chown(VENV, "daemon")
+    assert f"warn    {VENV} (" in run(program, "install", "--dry-run").stdout
+    shutil.chown(VENV, "root")
+    step("refused: a closed library, a read-only target; warned: others can change it")
 
 
 def virtual_environment(wheel: Path) -> None:

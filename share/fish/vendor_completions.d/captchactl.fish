@@ -283,7 +283,6 @@ complete -c captchactl -n '_shtab_captchactl_using uninstall' -l socket -xka "(_
 complete -c captchactl -n '_shtab_captchactl_using uninstall' -l user -d 'the daemon that you run with systemctl --user'
 complete -c captchactl -n '_shtab_captchactl_using uninstall' -l json -d 'print JSON'
 complete -c captchactl -n '_shtab_captchactl_using uninstall' -l dry-run -d 'say each step, and change nothing'
-complete -c captchactl -n '_shtab_captchactl_using uninstall' -l prefix -xka "(__fish_complete_directories)" -d 'where man pages, completions and links to the programs go (/usr/local; with --user ~/.local)'
 complete -c captchactl -n '_shtab_captchactl_using; and test $_shtab_captchactl_npos -eq 0' -a journal -d 'the journal'"'"'s files'
 complete -c captchactl -n '_shtab_captchactl_using journal' -s h -l help -d 'show this help message and exit'
 complete -c captchactl -n '_shtab_captchactl_using journal; and test $_shtab_captchactl_npos -eq 0' -a verify -d 'whether it is whole, and what is in it; only reads, also beside a running daemon (exit 1 damaged)'

@@ -1,0 +1,47 @@
+# Part of each maintainer script: debian/rules puts it in the place of the line #COMMON#.
+
+# captchad.service first, for the drain wants it to be there.
+units="captchad.service captchad-dlq-drain.timer captchad-dlq-drain.service"
+active=/run/captchad.active # what postinst starts, a unit a line
+
+# Whether captchad.service is another captchad's: a file of the machine's own, no mask, whose program is there and is not
+# the package's. Then its units hide those of the package, and are left alone.
+foreign_unit() {
+    [ -f /etc/systemd/system/captchad.service ] || return 1
+    program=$(sed -nE 's/^\s*ExecStart\s*=\s*[-@:+!|]*("([^"]*)"|(\S+)).*/\2\3/p' /etc/systemd/system/captchad.service |
+        tail -n 1 | sed 's/%%/%/g')
+    program=$(command -v "$program") && ! [ "$program" -ef /usr/bin/captchad ]
+}
+
+# Modules are imported, and processes are made, long after the start: old code must not meet new files. So all is stopped
+# before files are replaced. The captchas go on at the provider meanwhile.
+#
+# What runs goes on the list before. The list only grows until postinst has started what is on it: dpkg may be killed
+# here, and begin again. It never has the drain's service, which costs money.
+stop_units() {
+    [ -d /run/systemd/system ] || return 0
+    ! foreign_unit || return 0
+    for unit in captchad.service captchad-dlq-drain.timer; do
+        if grep -qsx "$unit" $active || runs "$unit"; then echo "$unit"; fi
+    done >$active.new
+    mv $active.new $active
+    for unit in $units; do
+        [ "$(property "$unit" LoadState)" = not-found ] && [ "$(property "$unit" ActiveState)" = inactive ] ||
+            systemctl stop "$unit"
+    done
+}
+
+# A restart in flight counts, and so does one that waits for the last workers of a crash; not what somebody stops.
+runs() {
+    case $(systemctl list-jobs --full --plain --no-legend "$1" | awk '{ print $3 }') in
+    *start) return 0 ;;
+    stop) return 1 ;;
+    esac
+    case $(property "$1" ActiveState) in
+    inactive | failed) return 1 ;;
+    esac
+}
+
+property() {
+    systemctl show --property "$2" --value "$1"
+}
