@@ -57,7 +57,7 @@ times = 2
 
 [[rule]]
 match = { sitekey = "late-*" }
-solve_s = 4.0
+solve_s = 4.6
 per = "sitekey"
 times = 1
 

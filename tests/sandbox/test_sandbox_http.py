@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from captchad.provider.sandbox.admin import administer
-from captchad.provider.sandbox.http1 import BODY_LIMIT, HttpError, Request, RequestParser
+from captchad.provider.sandbox.http1 import BODY_LIMIT, HEAD_LIMIT, HttpError, Request, RequestParser
 from tests.sandbox.talk import KEY, PAGE, png, raw
 
 FIELDS = {"key": KEY, "method": "turnstile", "sitekey": "ключ+ &=%", "pageurl": PAGE}
@@ -188,7 +188,8 @@ def test_a_client_that_closes_its_side_gets_what_is_under_way(sandbox, fault, re
         (400, b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 5000),
         (413, b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n"),
         (413, b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n"),
-        (431, b"GET / HTTP/1.1\r\nA: " + b"x" * 300_000),
+        # Not a byte more: what is not read before the close resets the connection, and the answer may go with it.
+        (431, b"GET / HTTP/1.1\r\nA: ".ljust(HEAD_LIMIT + 1, b"x")),
         (501, b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n"),
     ],
 )

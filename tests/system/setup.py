@@ -45,7 +45,7 @@ def lay_out() -> None:
     (ETC / "conf.d" / "05-quick.toml").write_text(
         "[daemon]\nprobation_s = 1.0\n[supervision]\nheartbeat_s = 0.2\n"
         '[[provider]]\nname = "captchaai"\nurl = "http://127.0.0.1:9"\napi_key_credential = "captchaai.key"\n'
-        "first_poll_s = 0.5\npoll_s = 0.2\n"
+        "first_poll_s = 0.5\npoll_s = 0.2\npause_s = 1.0\n"
     )
 
 
