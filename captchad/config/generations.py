@@ -339,10 +339,11 @@ class Generations:
         self._write(self.directory / REJECTED, json.dumps(entries, indent=1) + "\n")
 
     def _prune(self) -> None:
-        """Remove what is neither among the newest nor among the newest good ones."""
+        """Remove what is neither among the newest, nor among the newest good ones, nor fallen back to."""
         numbers = sorted(self._numbers(), reverse=True)
         good = [each.number for each in self.history() if each.good]
-        kept = {*numbers[:KEEP], *good[:KEEP_GOOD]}
+        fall_backs = [each.number for each in self.fall_backs()]
+        kept = {*numbers[:KEEP], *good[:KEEP_GOOD], *fall_backs[:KEEP_GOOD]}
         for number in numbers:
             if number not in kept:
                 self._remove(self._path(number))

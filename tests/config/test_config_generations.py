@@ -326,6 +326,13 @@ def test_many_trials_leave_room_and_the_good_ones(saved):
     assert len(saved.history()) == KEEP + 2
 
 
+def test_many_trials_leave_the_provisional_one_that_alone_can_be_fallen_back_to(saved):
+    first = saved.provisional(config(1), digest(1))
+    for each in range(2, KEEP + 5):
+        saved.tried(config(each), digest(each))
+    assert saved.last_good() == first
+
+
 def test_one_whose_keys_are_gone_is_no_fall_back(saved):
     promote(saved, 1, 2)
     choice = choose_at_start(BROKEN, saved, runnable=lambda generation: generation.number == 1)
