@@ -1,6 +1,6 @@
 """The chaos run: tasks under a rain of SIGKILL, and what must be true of it afterwards."""
 
-__all__ = ["Chaos", "run_chaos"]
+__all__ = ["PARENT_KILLS", "Chaos", "run_chaos"]
 
 import random
 import signal
@@ -25,6 +25,13 @@ seconds = [0.2, 1.0]
 
 #: One kill in so many is the template's.
 TEMPLATE_EVERY = 15
+
+#: The parent dies at so many moments of a run.
+PARENT_KILLS = 5
+
+#: The part of the tasks that comes before the first of them. The rest comes with them: a run cannot be over before the
+#: last one, however much is done while a parent boots.
+AT_ONCE = 0.9
 
 OVERRIDES: dict[str, Any] = {
     "daemon": {"workers": 4, "min_workers": 1},
@@ -69,19 +76,20 @@ class Chaos:
         )
 
 
-def run_chaos(
-    directory: Path, *, seed: int, tasks: int = 1000, kill_workers: bool = True, parent_kills: int = 5
-) -> Chaos:
+def run_chaos(directory: Path, *, seed: int, tasks: int = 1000, kill_workers: bool = True) -> Chaos:
     """Drop `tasks`, kill a random worker every 200 ms and the parent now and then, until all have a result."""
     rng = random.Random(seed)
     with Sandbox(scenario=SCENARIO.format(seed=seed)) as sandbox, Daemon(directory, sandbox, OVERRIDES) as daemon:
-        ids = daemon.drop(
+        every = [
             {"id": f"c-{number}", "sitekey": f"key-{number}", "pageurl": "https://example.com/"}
             for number in range(tasks)
-        )
+        ]
+        cut = int(AT_ONCE * tasks)
+        later = [every[cut + kill :: PARENT_KILLS] for kill in range(PARENT_KILLS)]
+        ids = daemon.drop(every[:cut])
         began = time.monotonic()
-        # The parent dies at five moments of the run, by how much is done: early, late and in between.
-        milestones = sorted(rng.uniform(0.02, 0.9) * tasks for _ in range(parent_kills))
+        # By how much is done: early, late and in between.
+        milestones = sorted(rng.uniform(0.02, 0.98) * cut for _ in range(PARENT_KILLS))
         killer = _Killer(daemon, rng)
         killed_parents = 0
         results = daemon.directory / "spool" / "results"
@@ -95,6 +103,7 @@ def run_chaos(
                 killer.seen.update(_children(daemon.pid))
                 if milestones and done >= milestones[0]:
                     milestones.pop(0)
+                    ids += daemon.drop(later.pop())
                     daemon.restart(signal.SIGKILL)
                     killed_parents += 1
                 time.sleep(0.02)

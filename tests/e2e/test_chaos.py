@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.chaos import run_chaos
+from tests.e2e.chaos import PARENT_KILLS, run_chaos
 
 #: `make chaos` runs all; the normal run takes a slice.
 SEEDS = int(os.environ.get("CAPTCHAD_CHAOS_SEEDS", "3"))
@@ -19,15 +19,16 @@ def test_workers_and_parents_die_and_nothing_is_lost_or_paid_twice(tmp_path: Pat
     print(f"seed {seed}: {chaos.line()}")
     chaos.check(1000)
     assert chaos.orphans == []
-    assert chaos.parent_kills == 5
+    assert chaos.parent_kills == PARENT_KILLS
 
 
 @pytest.mark.timeout(300)
 def test_when_only_the_parent_dies_no_submit_is_unknown(tmp_path: Path) -> None:
-    chaos = run_chaos(tmp_path, seed=99, kill_workers=False, parent_kills=5)
+    chaos = run_chaos(tmp_path, seed=99, kill_workers=False)
 
     print(chaos.line())
     chaos.check(1000)
     assert chaos.status["queue"]["unknown_submits"] == 0
     assert sum(chaos.charges.values()) == 1000
     assert chaos.orphans == []
+    assert chaos.parent_kills == PARENT_KILLS
