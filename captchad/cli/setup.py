@@ -116,12 +116,12 @@ def _plan(options: Namespace, teller: _Teller) -> _Plan:
     credential = str(provider.get("api_key_credential"))
     vault = Vault(credential, main.parent / "credentials", DROP_INS / f"setup-{credential}.conf")
     key, present = _key(options, provider, vault, teller)
-    if present is not None:
-        _refuse_to_move(provider, tree)
     previous = present
-    if key not in (None, present) and not options.dry_run:
-        _ask_provider(provider, str(key), teller)
-        previous = _previous(provider, vault, present)
+    moves = present is not None and _moves(provider, tree)
+    if key is not None and (moves or key != present) and not options.dry_run:
+        _ask_provider(provider, key, teller)
+        # What a key is worth at another address says nothing of the captchas that it has at this one.
+        previous = present if moves else _previous(provider, vault, present)
     return _Plan(main, provider, vault, settings, settings != own, key, present, previous)
 
 
@@ -157,15 +157,11 @@ def _provider(options: Namespace, tree: Mapping[str, Any], settings: dict[str, A
     return made
 
 
-def _refuse_to_move(provider: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
-    """A captcha under way is polled where its provider is: another service is another provider."""
+def _moves(provider: Mapping[str, Any], tree: Mapping[str, Any]) -> bool:
+    """Whether it is configured at another address until now."""
     given = tree.get("provider")
-    for each in given if isinstance(given, list) else []:
-        if isinstance(each, dict) and each.get("name") == provider["name"] and each.get("url") != provider["url"]:
-            raise FixInput(
-                f"provider {provider['name']} is at {each.get('url')}, and captchas may be under way there",
-                hint="give another service a name of its own: --provider NAME --provider-url URL",
-            )
+    known = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+    return any(each.get("name") == provider["name"] and each.get("url") != provider["url"] for each in known)
 
 
 def _hosts(options: Namespace, tree: Mapping[str, Any], settings: dict[str, Any], teller: _Teller) -> None:

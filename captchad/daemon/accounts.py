@@ -83,7 +83,7 @@ class Accounts:
         known, self.accounts = self.accounts, {}
         for name, settings in providers.items():
             account = known.get(name)
-            if account is None or (account.settings.key, account.settings.url) != (settings.key, settings.url):
+            if account is None or account.settings.key != settings.key:
                 account = Account(settings)
             account.settings = settings
             account.not_offered.clear()
@@ -159,7 +159,7 @@ class Accounts:
     def _next(self, name: str, account: Account, around: _Round) -> None:
         if around.left:
             what = around.left.pop(0)
-            key_id = account.settings.key_id
+            key_id = account.settings.key.id
             self._asks.ask(name, key_id, what, partial(self._told, name, account, around, what))
         else:
             account.asking = False
@@ -171,7 +171,7 @@ class Accounts:
             self._note_fault(name, account, around, what, told)
         else:
             self._providers.note(name, what, "ok")
-            self._providers.key_taken(name, account.settings.key_id)
+            self._providers.key_taken(name, account.settings.key.id)
             around.balance = told.balance if what == "balance" else around.balance
             around.threads = told.threads if what == "threads" else around.threads
         self._next(name, account, around)
@@ -182,7 +182,7 @@ class Accounts:
         elif fault.category is Category.PERMANENT:
             around.left.clear()  # a key that is refused once more may get this address banned
         if lookup(fault.code).suspends or fault.code in KEY_REFUSED:
-            self._providers.fault(name, what, fault.code, fault.category, account.settings.key_id)
+            self._providers.fault(name, what, fault.code, fault.category, account.settings.key.id)
             around.left.clear()
         else:
             self._providers.note(name, what, fault.code)

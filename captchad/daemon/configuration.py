@@ -25,6 +25,7 @@ from captchad.config.schema import Config, Reload, to_dict, with_places_of
 from captchad.daemon.places import unusable
 from captchad.model.clock import Clock, iso_utc
 from captchad.model.errors import ConfigError, FixInput, TryLater
+from captchad.model.key import Key
 from captchad.model.logevents import Event, fields
 
 _log = logging.getLogger(__name__)
@@ -106,24 +107,41 @@ class Configuration:
         """UTC seconds."""
         return self._trial.confirm_by if self._trial is not None else None
 
-    def previous_keys(self, config: Config) -> Mapping[str, str]:
-        """The keys before the present ones, as far as they are there: for polls alone.
+    def earlier_keys(self, config: Config) -> dict[str, list[Key]]:
+        """What captchas may have been submitted with that are older than the present keys of `config`: for polls alone.
 
-        They are no part of a configuration: one that comes or goes makes it no other one, puts none on probation, and
-        one that cannot be read is a warning.
+        At each address that a provider has had in a saved configuration: its key, and the one before it, as far as they
+        are there. These are no part of a configuration: one that comes or goes makes it no other one, puts none on
+        probation, and one that cannot be read is a warning.
         """
-        found, warnings = read_previous_keys(config, self._environ)
+        found: dict[str, dict[Key, None]] = {provider.name: {} for provider in config.providers}
+        _, warnings = read_previous_keys(config, self._environ)
         for warning in warnings:
             _log.warning("config: %s", warning)
-        return found
+        saved = (generation.config.providers for generation in self._generations.history())
+        for provider in dict.fromkeys(chain(config.providers, *saved)):
+            if provider.name in found:
+                alone = replace(config, providers=(provider,))
+                previous, _ = read_previous_keys(alone, self._environ)
+                secrets = (*self._keys_of(alone).values(), *previous.values())
+                found[provider.name] |= dict.fromkeys(Key(provider.url, secret) for secret in secrets)
+        return {name: list(keys) for name, keys in found.items()}
+
+    def _keys_of(self, config: Config) -> Mapping[str, str]:
+        """The present keys of a configuration; none if one of them cannot be read."""
+        try:
+            return read_keys(config, self._environ)
+        except ConfigError:
+            return {}
 
     @property
     def replaced_keys(self) -> frozenset[str]:
-        """The providers that have another key than in the configuration that is known as good."""
+        """The providers that have another key, or address, than in the configuration that is known as good."""
         earlier = self._before() if self._probation is not None else None
         if earlier is None or not earlier[1]:
             return frozenset()
-        return frozenset(name for name, key in earlier[0].keys.items() if self.keys.get(name, key) != key)
+        present = _addressed(self._running)
+        return frozenset(name for name, key in _addressed(earlier[0]).items() if present.get(name, key) != key)
 
     def report(self) -> dict[str, Any]:
         """For the status: where the running configuration comes from, and why the file does not run, if so."""
@@ -189,7 +207,7 @@ class Configuration:
         return replace(running, config=choice.config)
 
     def _say_what_runs(self, choice: Choice) -> None:
-        others = sorted(name for name, key in self._present_keys().items() if self.keys.get(name, key) != key)
+        others = sorted(name for name, key in self._keys_of(self.config).items() if self.keys.get(name, key) != key)
         if self.problem is not None and others:
             self.problem += f"; submits go out with the previous key of {', '.join(others)}"
         if choice.problem is not None:
@@ -199,12 +217,6 @@ class Configuration:
         if last is not None and last.config.daemon.state_dir != here:
             was = last.config.daemon.state_dir
             _log.warning("config: daemon.state_dir was %s: what is unfinished there waits for a daemon on it", was)
-
-    def _present_keys(self) -> Mapping[str, str]:
-        try:
-            return read_keys(self.config, self._environ)
-        except ConfigError:
-            return {}
 
     def _resume_trial(self, wall: float, *, proven: bool) -> None:
         """Go on with a probation that a death of the daemon has interrupted, or begin one."""
@@ -581,6 +593,10 @@ class Configuration:
         """Whether a roll-back has put another configuration in force; says so once."""
         changed, self._changed = self._changed, False
         return changed
+
+
+def _addressed(running: _Running) -> dict[str, Key]:
+    return {each.name: Key(each.url, running.keys[each.name]) for each in running.config.providers}
 
 
 def _changes(before: Config, old: Mapping[str, str], after: Config, new: Mapping[str, str]) -> tuple[Change, ...]:

@@ -331,7 +331,7 @@ class Dispatcher:
         lease_s = self.stall_s * LEASE_PART
         if task.deadline_at is not None:
             lease_s = min(lease_s, task.deadline_at - self._clock.time())
-        key_id = self.providers.lanes[provider].settings.key_id
+        key_id = self.providers.lanes[provider].settings.key.id
         again = task.tried
         n = self.queue.order(task, provider, load.worker.key, key_id, self.spending.tag_of(task))
         self.providers.ordered(provider, again=again)
@@ -591,7 +591,7 @@ class Dispatcher:
                 self._hold_polls(message["provider"], n)
             case "ok":
                 self.providers.note(message["provider"], "poll", "ok")
-                self.providers.poll_answered(message["provider"])
+                self.providers.poll_answered(message["provider"], self._key_of(n))
             case "told":
                 self.asks.told(message)
             case "out":
@@ -615,10 +615,10 @@ class Dispatcher:
                     self._hold_polls(provider, n)
                 self.queue.refused(n, message["code"], category, message.get("text", ""), outage=outage)
             case "not_sent":
-                self._not_sent(n, provider, message.get("reason", ""))
+                self._not_sent(n, provider, key_id, message.get("reason", ""))
             case "unknown":
                 outage = self.providers.outage(provider)
-                self.providers.fault(provider, "submit", "UNPARSEABLE", Category.TRANSIENT)
+                self.providers.fault(provider, "submit", "UNPARSEABLE", Category.TRANSIENT, key_id)
                 self.queue.unknown(n, message.get("reason", ""), by_crash=False, outage=outage)
             case "solved":
                 if load is not None:  # one from a side file was answered nobody knows when
@@ -660,12 +660,12 @@ class Dispatcher:
             self._unpolled[n] = None
             self._assign_soon = True
 
-    def _not_sent(self, n: int, provider: str, reason: str) -> None:
+    def _not_sent(self, n: int, provider: str, key_id: str, reason: str) -> None:
         # These are ours, too, but may come again at once and for ever.
         lasting = reason.startswith("exception: ") or STARVED in reason
         ours = reason in OUR_OWN or lasting
         if not ours:
-            self.providers.fault(provider, "submit", "NETWORK", Category.TRANSIENT)
+            self.providers.fault(provider, "submit", "NETWORK", Category.TRANSIENT, key_id)
         self.queue.not_sent(n, reason, backoff=not ours or lasting)
 
     def on_retire(self, worker: Worker) -> None:

@@ -211,9 +211,9 @@ class Parent:
         self._set_tick()
 
     def _set_providers(self, config: Config) -> None:
-        keys, previous = self.configuration.keys, self.configuration.previous_keys(config)
+        keys, earlier = self.configuration.keys, self.configuration.earlier_keys(config)
         replaced = self.configuration.replaced_keys
-        self.dispatcher.set_providers(pick.provider_settings(config, keys, previous, replaced))
+        self.dispatcher.set_providers(pick.provider_settings(config, keys, earlier, replaced))
 
     def _threads_that_fit(self) -> int:
         """The threads that each worker gets: those that are configured, or as many as its descriptors allow."""
@@ -261,7 +261,7 @@ class Parent:
                     extra=fields(Event.PROVIDER_MISSING, provider=name),
                 )
             else:
-                settings = pick.provider_settings(*earlier, self.configuration.previous_keys(earlier[0]))[name]
+                settings = pick.provider_settings(*earlier, self.configuration.earlier_keys(earlier[0]))[name]
                 self.providers.keep_leaving(settings, self.dispatcher.keys_in_use)
 
     def _catch_signals(self) -> None:
@@ -310,8 +310,7 @@ class Parent:
             "private_every_s": PRIVATE_EVERY_S if self.configuration.config.supervision.max_private_mb else 0.0,
             "providers": {
                 lane.name: {
-                    "url": lane.settings.url,
-                    "keys": lane.keys,
+                    "keys": {name: [key.url, key.secret] for name, key in lane.keys.items()},
                     "submit_s": lane.settings.submit_s,
                     "poll_timeout_s": lane.settings.submit_s,
                     "priced": lane.settings.priced,

@@ -5,16 +5,15 @@ Decisions come from `captchad.policy`; the state that they work on lives here, i
 
 __all__ = ["OUR_OWN", "RECENT_ENDS", "Lane", "ProviderSettings", "Providers"]
 
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from captchad.daemon.retry_budget import RetryBudget
 from captchad.model.clock import Clock
 from captchad.model.codes import lookup
+from captchad.model.key import Key
 from captchad.model.logevents import Event, fields
 from captchad.model.money import micros
 from captchad.model.states import Category
@@ -41,9 +40,9 @@ NO_SLOT = "ERROR_NO_SLOT_AVAILABLE"
 #: Seconds to wait after it where the table of codes has none: as after NO_SLOT.
 SATURATED_WAIT_S = 5.0
 
-#: Why the breaker of a provider with another key is half-open: one submit tries it, before a crowd does. Some providers
-#: ban an address for ten minutes after five calls with a bad key (protocol notes 3, `ERROR: 1004`).
-NEW_KEY = "a new key"
+#: Why the breaker of a provider with another key or address is half-open: one submit tries it, before a crowd does.
+#: Some providers ban an address for ten minutes after five calls with a bad key (protocol notes 3, `ERROR: 1004`).
+NEW_KEY = "a new key or address"
 
 #: Codes of a worker's own faults: no provider said them.
 NOT_THE_PROVIDERS = frozenset({"INTERNAL", "NO_PROVIDER"})
@@ -54,8 +53,7 @@ class ProviderSettings:
     """One `[[provider]]` with its key."""
 
     name: str
-    url: str
-    key: str = field(repr=False)
+    key: Key
     max_in_flight: int
     priority: int
     first_poll_s: float
@@ -70,22 +68,12 @@ class ProviderSettings:
     batch_polls: bool = False  # it answers for many captchas in one call
     timeouts: Mapping[str, float] = field(default_factory=dict)  # by method, in place of `timeout_s`
     methods: frozenset[str] | None = None  # that it offers; None: all
-    previous_key: str = field(default="", repr=False)  # for captchas that were submitted with it; "": there is none
+    earlier_keys: tuple[Key, ...] = ()  # that captchas may have been submitted with
     replaces_good_key: bool = False  # at a start: another one was good until now
 
     def timeout_of(self, method: str) -> float:
         """Longest time of one attempt, in seconds."""
         return self.timeouts.get(method, self.timeout_s)
-
-    @property
-    def key_id(self) -> str:
-        """Names the key in records and messages, and tells nothing of it."""
-        return _name_of_key(self.key)
-
-
-@lru_cache(maxsize=64)
-def _name_of_key(key: str) -> str:
-    return hashlib.blake2s(key.encode(), digest_size=4).hexdigest()
 
 
 @dataclass(slots=True)
@@ -103,9 +91,7 @@ class Lane:
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
     replaced_good_key: bool = False  # the key before this one worked; this one has not yet
     key_works: bool = False  # a submit was taken under it
-    old_keys: dict[str, str] = field(
-        default_factory=dict, repr=False
-    )  # by their ids: some captchas may still need them
+    old_keys: dict[str, Key] = field(default_factory=dict)  # by their ids: some captchas may still need them
     without_key: int = 0  # captchas found at the start whose key is not there any more
     solved: int = 0
     failed: int = 0
@@ -114,16 +100,21 @@ class Lane:
     def name(self) -> str:
         return self.settings.name
 
-    def keep_previous(self, keys_in_use: Container[tuple[str, str]]) -> None:
-        """Take over the previous key while a captcha needs it."""
-        key = self.settings.previous_key
-        if key and key != self.settings.key and (self.name, _name_of_key(key)) in keys_in_use:
-            self.old_keys[_name_of_key(key)] = key
+    def keep_earlier(self, keys_in_use: Container[tuple[str, str]]) -> None:
+        """Take over the earlier keys that a captcha needs."""
+        for key in self.settings.earlier_keys:
+            if (self.name, key.id) in keys_in_use and key.id != self.settings.key.id:
+                self.old_keys[key.id] = key
+
+    def is_elsewhere(self, key_id: str) -> bool:
+        """Whether that key is for an address that submits do not go to any more."""
+        key = self.old_keys.get(key_id)
+        return key is not None and key.url != self.settings.key.url
 
     @property
-    def keys(self) -> dict[str, str]:
+    def keys(self) -> dict[str, Key]:
         """Every key that a captcha may have been submitted with, by its id."""
-        return self.old_keys | {self.settings.key_id: self.settings.key}
+        return self.old_keys | {self.settings.key.id: self.settings.key}
 
 
 class Providers:
@@ -159,7 +150,7 @@ class Providers:
             else:
                 self._change(lane, settings)
                 lane.old_keys = {each: key for each, key in lane.old_keys.items() if (name, each) in keys_in_use}
-            self.lanes[name].keep_previous(keys_in_use)
+            self.lanes[name].keep_earlier(keys_in_use)
         for name, lane in list(self.lanes.items()):
             if name not in providers:
                 lane.leaving = True
@@ -167,9 +158,7 @@ class Providers:
     def _change(self, lane: Lane, settings: ProviderSettings) -> None:
         before, lane.settings, lane.leaving = lane.settings, settings, False
         if before.key != settings.key:
-            lane.old_keys |= {before.key_id: before.key}
-            lane.old_keys.pop(settings.key_id, None)
-        if (before.key, before.url) != (settings.key, settings.url):
+            lane.old_keys |= {before.key.id: before.key}
             # What was known of the old key or address says nothing of the new.
             lane.breaker = Breaker(tripped=True, open_until=self._clock.monotonic(), reason=NEW_KEY)
             lane.absence = None
@@ -181,12 +170,12 @@ class Providers:
     def keep_leaving(self, settings: ProviderSettings, keys_in_use: Container[tuple[str, str]]) -> None:
         """Poll out what this provider has; it left the configuration before the start."""
         self.lanes[settings.name] = Lane(settings, leaving=True)
-        self.lanes[settings.name].keep_previous(keys_in_use)
+        self.lanes[settings.name].keep_earlier(keys_in_use)
 
     def key_for(self, provider: str, key_id: str) -> str:
         """The id of the key to poll a captcha with: its own, or the present one if that is gone."""
         lane = self.lanes[provider]
-        return key_id if key_id in lane.keys else lane.settings.key_id
+        return key_id if key_id in lane.keys else lane.settings.key.id
 
     def count_without_key(self, provider: str, key_id: str) -> None:
         """A captcha that was found at the start: note it if the key that it was submitted with is gone."""
@@ -354,7 +343,7 @@ class Providers:
     def fault(self, provider: str, operation: str, code: str, category: Category, key_id: str = "") -> None:
         """Feed the breaker. A task-specific code is no fault of the provider's.
 
-        What is wrong with an earlier key, or the account behind it, says nothing of the present one.
+        What is wrong with an earlier key or address, or the account behind it, says nothing of the present one.
         """
         self.note(provider, operation, code)
         lane = self.lanes.get(provider)
@@ -363,6 +352,8 @@ class Providers:
         known = lookup(code)
         about_account = category in (Category.PERMANENT, Category.BUDGET) and not known.suspends
         if about_account and not self.is_present_key(provider, key_id):
+            return
+        if lane.is_elsewhere(key_id) and not known.suspends:
             return
         if code == NO_SLOT:
             self.saturated(provider, known.pause_s or SATURATED_WAIT_S)
@@ -402,7 +393,7 @@ class Providers:
     def is_present_key(self, provider: str, key_id: str) -> bool:
         """Whether a call with this key says something of the one that submits go out with now; "" is that one."""
         lane = self.lanes.get(provider)
-        return lane is None or key_id in ("", lane.settings.key_id)
+        return lane is None or key_id in ("", lane.settings.key.id)
 
     def key_taken(self, provider: str, key_id: str = "") -> None:
         """It has answered a call with this key as it does for a good one."""
@@ -429,10 +420,10 @@ class Providers:
             if before.reason != NEW_KEY:
                 lane.capacity = capacities.on_recovered(lane.capacity, self._accepted(provider), now)
 
-    def poll_answered(self, provider: str) -> None:
-        """It has answered a poll properly."""
+    def poll_answered(self, provider: str, key_id: str = "") -> None:
+        """It has answered a poll with this key properly."""
         lane = self.lanes.get(provider)
-        if lane is not None:
+        if lane is not None and not lane.is_elsewhere(key_id):
             lane.breaker = breakers.on_poll(lane.breaker)
 
     def ended(self, provider: str, outcome: str) -> None:

@@ -43,7 +43,7 @@ def report(parent: Parts, task_id: str, verdict: str) -> Reply:
         pending.resolve(_reply(task_id, verdict, lane.name, answer))
 
     queue.after_commit(
-        lambda: asks.ask(lane.name, lane.settings.key_id, "good" if verdict == "good" else "bad", told, cid)
+        lambda: asks.ask(lane.name, lane.settings.key.id, "good" if verdict == "good" else "bad", told, cid)
     )
     return pending
 

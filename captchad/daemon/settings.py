@@ -9,10 +9,11 @@ __all__ = [
     "spending_caps",
 ]
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from captchad.config.schema import Config
 from captchad.daemon.providers import ProviderSettings
+from captchad.model.key import Key
 from captchad.model.money import micros
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.degradation import DegradationSettings
@@ -85,15 +86,14 @@ def crew_settings(config: Config) -> Settings:
 
 
 def provider_settings(
-    config: Config, keys: Mapping[str, str], previous_keys: Mapping[str, str], replaced_keys: Container[str] = ()
+    config: Config, keys: Mapping[str, str], earlier_keys: Mapping[str, Iterable[Key]], replaced: Container[str] = ()
 ) -> dict[str, ProviderSettings]:
     return {
         provider.name: ProviderSettings(
             name=provider.name,
-            url=provider.url,
-            key=keys[provider.name],
-            previous_key=previous_keys.get(provider.name, ""),
-            replaces_good_key=provider.name in replaced_keys,
+            key=Key(provider.url, keys[provider.name]),
+            earlier_keys=tuple(earlier_keys.get(provider.name, ())),
+            replaces_good_key=provider.name in replaced,
             max_in_flight=provider.max_in_flight,
             priority=provider.priority,
             first_poll_s=provider.first_poll_s,

@@ -8,9 +8,10 @@ __all__ = ["Caller", "Provider"]
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from captchad.model.clock import Clock
+from captchad.model.key import Key
 from captchad.model.states import Category
 from captchad.provider.answers import Failed, Pending, Refused, Solved, Submitted, Threads
 from captchad.provider.client import Fault, NotSent, ProviderClient, Unknown
@@ -31,10 +32,9 @@ _NO_PROVIDER = "NO_PROVIDER"
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Where and how to call a provider; times in seconds. A captcha belongs to the key that it was submitted with."""
+    """How to call a provider; times in seconds. A captcha belongs to the key that it was submitted with."""
 
-    url: str
-    keys: Mapping[str, str] = field(repr=False)  # by their ids
+    keys: Mapping[str, Key]  # by their ids
     submit_s: float
     poll_timeout_s: float
     priced: bool = False  # polls ask for the price, too
@@ -164,25 +164,24 @@ class Caller:
 
 
 class _Clients(threading.local):
-    """The clients of one thread, each with the settings that it was made from."""
+    """The clients of one thread, by provider and key."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, str], tuple[str, str, ProviderClient]] = {}
+        self._made: dict[tuple[str, str], ProviderClient] = {}
 
     def get(self, name: str, key_id: str, provider: Provider) -> ProviderClient:
-        url, key = provider.url, provider.keys[key_id]
-        made = self._made.get((name, key_id))
-        if made is not None and made[:2] == (url, key):
-            return made[2]
-        self.discard(name, key_id)
-        client = ProviderClient(name, url, key)
-        self._made[name, key_id] = (url, key, client)
+        client = self._made.get((name, key_id))
+        if client is None:
+            for gone in [each for each in self._made if each[0] == name and each[1] not in provider.keys]:
+                self.discard(*gone)
+            key = provider.keys[key_id]
+            client = self._made[name, key_id] = ProviderClient(name, key.url, key.secret)
         return client
 
     def discard(self, name: str, key_id: str) -> None:
-        made = self._made.pop((name, key_id), None)
-        if made is not None:
-            made[2].close()
+        client = self._made.pop((name, key_id), None)
+        if client is not None:
+            client.close()
 
     def close(self) -> None:
         for name, key_id in list(self._made):

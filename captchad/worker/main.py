@@ -24,6 +24,7 @@ from captchad.journal.sidefile import SideFile
 from captchad.logs import set_logging
 from captchad.model.clock import Clock
 from captchad.model.errors import JournalDown
+from captchad.model.key import Key
 from captchad.policy.routing import share
 from captchad.worker.caller import Caller, Provider
 from captchad.worker.crew import Crew
@@ -290,8 +291,7 @@ class _Worker:
     def _configure(self, message: Message) -> None:
         providers = {
             name: Provider(
-                each["url"],
-                each["keys"],
+                {key_id: Key(*key) for key_id, key in each["keys"].items()},
                 each["submit_s"],
                 each["poll_timeout_s"],
                 each.get("priced", False),
@@ -301,7 +301,7 @@ class _Worker:
         }
         self._memory.every_s = message.get("private_every_s", 0.0)
         for key in [key for provider in providers.values() for key in provider.keys.values()]:
-            self._log.hide(key)
+            self._log.hide(key.secret)
         self._caller.providers = providers
         set_logging(message["log_level"], message["log_format"])
         self._desk.poll_share = share(self._threads, len(providers))

@@ -10,6 +10,7 @@ import tomli_w
 from captchad.config import durable
 from captchad.daemon.configuration import Configuration
 from captchad.model.errors import FixInput, TryLater
+from captchad.model.key import Key
 from tests.support.clock import FakeClock
 
 KEY, OTHER = "a" * 32, "b" * 32
@@ -336,6 +337,18 @@ def test_a_provider_that_only_a_rejected_configuration_has_is_known_for_its_capt
     assert ([each.name for each in config.providers], keys) == (["q"], {"q": KEY})
     write_providers(bench, provider(bench, "p"))
     assert bench.start().earlier_provider("q") is not None, "nor when the file has it no more"
+
+
+def test_another_key_or_address_at_a_start_is_on_trial_against_the_good_one(bench):
+    bench.proven()
+    assert bench.start().replaced_keys == frozenset()
+    write_providers(bench, provider(bench, "p") | {"url": "http://elsewhere"})
+    made = bench.start()
+    assert made.replaced_keys == {"p"}
+    assert made.earlier_keys(made.config) == {"p": [Key("http://elsewhere", KEY), Key("http://h", KEY)]}
+    (bench.root / "other").write_text(OTHER)
+    write_providers(bench, provider(bench, "p", key="other"))
+    assert bench.start().replaced_keys == {"p"}
 
 
 def test_a_word_is_kept_although_the_disk_is_full(bench, full):

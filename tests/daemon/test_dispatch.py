@@ -13,6 +13,7 @@ from captchad.daemon.dispatch import Dispatcher
 from captchad.daemon.providers import Providers, ProviderSettings
 from captchad.ipc.channel import Channel
 from captchad.journal.store import Journal
+from captchad.model.key import Key
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.retry import RetrySettings
 from captchad.queue.queue import Queue, QueueSettings
@@ -23,7 +24,7 @@ from captchad.supervisor.worker import Worker
 from tests.support.clock import FakeClock
 
 PROVIDER = ProviderSettings(
-    "p", "http://127.0.0.1:9", "k" * 32, 100, 0, 1.0, 1.0, 60.0, 10.0, 1.0, submits_per_3s=100_000
+    "p", Key("http://127.0.0.1:9", "k" * 32), 100, 0, 1.0, 1.0, 60.0, 10.0, 1.0, submits_per_3s=100_000
 )
 QUEUE = QueueSettings(
     capacity=50, id_ttl_s=300.0, dead_ttl_s=600.0, max_redrives=2, hold_unknown=False, retry=RetrySettings(3, 1.0, 10.0)

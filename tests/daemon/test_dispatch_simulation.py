@@ -23,6 +23,7 @@ from captchad.journal.osio import Os
 from captchad.journal.places import RecordFiles
 from captchad.journal.sidefile import SideFile, remove_side_files, side_files
 from captchad.journal.store import Journal, read_all
+from captchad.model.key import Key
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.retry import RetrySettings
 from captchad.queue.queue import Queue, QueueSettings
@@ -231,7 +232,7 @@ class Simulation:
         names = ["a", "b"] if self.max_in_flight == 100 else ["a"]
         self.dispatcher.set_providers(
             {
-                name: ProviderSettings(name, "http://x", "k", self.max_in_flight, 1, 1.0, 1.0, 30.0, 10.0, 2.0)
+                name: ProviderSettings(name, Key("http://x", "k"), self.max_in_flight, 1, 1.0, 1.0, 30.0, 10.0, 2.0)
                 for name in names
             }
         )

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 
 from captchad.daemon.providers import Providers, ProviderSettings
+from captchad.model.key import Key
 from captchad.model.states import Category
 from captchad.policy.breaker import BreakerSettings
 from captchad.policy.routing import ReturnSettings
@@ -21,7 +22,9 @@ class World:
         self.providers = Providers(self.clock, breaker, lambda _: None, logging.getLogger("test"))
         self.providers.configure(
             {
-                name: ProviderSettings(name, f"http://{name}", "k", max_in_flight, priority, 1.0, 1.0, 60.0, 10.0, 60.0)
+                name: ProviderSettings(
+                    name, Key(f"http://{name}", "k"), max_in_flight, priority, 1.0, 1.0, 60.0, 10.0, 60.0
+                )
                 for priority, name in enumerate(names, 1)
             },
             set(),

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from captchad.daemon.providers import NEW_KEY
+from captchad.model.key import Key
 from captchad.model.states import Category
 from captchad.queue.view import View
 from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
-OTHER = replace(PROVIDER, key="n" * 32)
+OTHER = replace(PROVIDER, key=replace(PROVIDER.key, secret="n" * 32))
+MOVED = replace(PROVIDER, key=replace(PROVIDER.key, url="http://127.0.0.1:10"))
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-PREVIOUS = replace(OTHER, previous_key=PROVIDER.key)
+PREVIOUS = replace(OTHER, earlier_keys=(OTHER.key, PROVIDER.key))
 
 
 def keys_of_polls(bench: Bench, number: int) -> dict[int, str]:
@@ -34,17 +36,17 @@ def test_old_captchas_keep_the_old_key_as_long_as_one_needs_it(bench: Bench) -> 
     n = bench.submit("a", first)
     bench.dispatcher.set_providers({"p": OTHER})
     lane = bench.dispatcher.providers.lanes["p"]
-    assert lane.keys == {PROVIDER.key_id: PROVIDER.key, OTHER.key_id: OTHER.key}
+    assert lane.keys == {PROVIDER.key.id: PROVIDER.key, OTHER.key.id: OTHER.key}
 
     bench.dispatcher.on_death(first, "exit")
     let_go(first)
     bench.worker(2)
     bench.turn()
-    assert keys_of_polls(bench, 2) == {n: PROVIDER.key_id}
+    assert keys_of_polls(bench, 2) == {n: PROVIDER.key.id}
 
     bench.dispatcher.outcome(n, {"n": n, "o": "solved", "token": "t", "answer": None, "extra": {}})
     bench.dispatcher.set_providers({"p": OTHER})
-    assert lane.keys == {OTHER.key_id: OTHER.key}
+    assert lane.keys == {OTHER.key.id: OTHER.key}
 
 
 def test_the_key_is_known_after_a_start_and_one_that_is_gone_is_counted(bench: Bench) -> None:
@@ -53,14 +55,14 @@ def test_the_key_is_known_after_a_start_and_one_that_is_gone_is_counted(bench: B
     view = View(bench.journal.read)
     for record in [bench.journal.read(entry) for entry in records(bench)]:
         view.replay(record)
-    assert view.captchas[n].key_id == PROVIDER.key_id
+    assert view.captchas[n].key_id == PROVIDER.key.id
 
     providers = bench.dispatcher.providers
-    providers.count_without_key("p", PROVIDER.key_id)
+    providers.count_without_key("p", PROVIDER.key.id)
     assert providers.lanes["p"].without_key == 0
     providers.count_without_key("p", "gone")
     assert providers.lanes["p"].without_key == 1
-    assert providers.key_for("p", "gone") == PROVIDER.key_id
+    assert providers.key_for("p", "gone") == PROVIDER.key.id
 
 
 def test_after_a_start_the_previous_key_polls_what_was_submitted_with_it_and_submits_nothing(bench: Bench) -> None:
@@ -72,33 +74,33 @@ def test_after_a_start_the_previous_key_polls_what_was_submitted_with_it_and_sub
     providers.lanes.clear()  # as after a start: of the keys it has what the configuration gives
     bench.dispatcher.set_providers({"p": PREVIOUS})
     bench.dispatcher.resume()
-    assert providers.lanes["p"].keys == {PROVIDER.key_id: PROVIDER.key, OTHER.key_id: OTHER.key}
+    assert providers.lanes["p"].keys == {PROVIDER.key.id: PROVIDER.key, OTHER.key.id: OTHER.key}
     assert providers.lanes["p"].without_key == 0
 
     second = bench.worker(2)
     bench.turn()
-    assert keys_of_polls(bench, 2) == {n: PROVIDER.key_id}
+    assert keys_of_polls(bench, 2) == {n: PROVIDER.key.id}
     bench.accept("b")
     bench.turn()
     ((_, new),) = [each for each in bench.told(second) if each[0] == "submit"]
-    assert bench.queue.view.attempts[new].key_id == OTHER.key_id
+    assert bench.queue.view.attempts[new].key_id == OTHER.key.id
 
 
 def test_a_previous_key_that_no_captcha_needs_goes_to_no_worker(bench: Bench) -> None:
     providers = bench.dispatcher.providers
     providers.lanes.clear()
     bench.dispatcher.set_providers({"p": PREVIOUS})
-    assert providers.lanes["p"].keys == {OTHER.key_id: OTHER.key}
-    assert PROVIDER.key not in repr(PREVIOUS)
+    assert providers.lanes["p"].keys == {OTHER.key.id: OTHER.key}
+    assert PROVIDER.key.secret not in repr(PREVIOUS)
 
 
 def test_a_provider_that_leaves_is_polled_out_with_its_previous_key_too(bench: Bench) -> None:
     bench.submit("a", bench.worker(1))
     providers = bench.dispatcher.providers
     providers.keep_leaving(PREVIOUS, bench.dispatcher.keys_in_use)
-    assert providers.key_for("p", PROVIDER.key_id) == PROVIDER.key_id
-    providers.keep_leaving(replace(PREVIOUS, previous_key=OTHER.key), bench.dispatcher.keys_in_use)
-    assert providers.lanes["p"].keys == {OTHER.key_id: OTHER.key}
+    assert providers.key_for("p", PROVIDER.key.id) == PROVIDER.key.id
+    providers.keep_leaving(replace(PREVIOUS, earlier_keys=(OTHER.key,)), bench.dispatcher.keys_in_use)
+    assert providers.lanes["p"].keys == {OTHER.key.id: OTHER.key}
 
 
 def records(bench: Bench) -> list:
@@ -116,7 +118,7 @@ def test_one_submit_tries_a_new_key_before_the_others_go(bench: Bench) -> None:
         bench.accept(name)
     bench.turn()
     ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
-    assert bench.queue.view.attempts[n].key_id == OTHER.key_id
+    assert bench.queue.view.attempts[n].key_id == OTHER.key.id
 
     bench.says(worker, "begin", n)
     bench.says(worker, "out", n, o="submitted", cid="7")
@@ -148,10 +150,54 @@ def test_what_an_earlier_key_is_told_says_nothing_of_the_new_one(bench: Bench) -
     assert (lane.breaker.reason, faults) == (NEW_KEY, [])
 
 
+def test_old_captchas_are_polled_at_the_address_that_they_were_submitted_to(bench: Bench) -> None:
+    first = bench.worker(1)
+    n = bench.submit("a", first)
+    bench.dispatcher.set_providers({"p": MOVED})
+    lane = bench.dispatcher.providers.lanes["p"]
+    assert lane.keys == {PROVIDER.key.id: PROVIDER.key, MOVED.key.id: MOVED.key}
+    assert lane.breaker.reason == NEW_KEY
+
+    bench.dispatcher.on_death(first, "exit")
+    let_go(first)
+    second = bench.worker(2)
+    bench.accept("b")
+    bench.turn()
+    messages = bench.ends[2].receive()
+    assert [each["key"] for each in messages if each["m"] == "poll"] == [PROVIDER.key.id]
+    (submit,) = [each for each in messages if each["m"] == "submit"]
+    assert (submit["key"], second.usable) == (MOVED.key.id, True)
+    bench.dispatcher.set_providers({"p": replace(MOVED, key=replace(MOVED.key, url=f"{MOVED.key.url}/"))})
+    assert len(lane.keys) == 2, "an address with a slash at its end is no other one"
+    assert n in bench.queue.view.captchas
+
+
+def test_what_an_earlier_address_says_is_not_held_for_or_against_the_present_one(bench: Bench) -> None:
+    worker = bench.worker(1)
+    old = bench.submit("before", worker)
+    bench.dispatcher.set_providers({"p": MOVED})
+    lane = bench.dispatcher.providers.lanes["p"]
+    bench.accept("a")
+    bench.turn()
+    ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
+    bench.says(worker, "begin", n)
+    bench.says(worker, "out", n, o="submitted", cid="8")
+    threshold = bench.dispatcher.providers.breaker_settings.failure_threshold
+    for _ in range(threshold):
+        bench.says(worker, "fault", old, provider="p", op="poll", code="NETWORK", category="transient")
+    assert not lane.breaker.tripped
+
+    for _ in range(threshold - 1):
+        bench.says(worker, "fault", n, provider="p", op="poll", code="NETWORK", category="transient")
+    bench.says(worker, "ok", old, provider="p")
+    bench.says(worker, "fault", n, provider="p", op="poll", code="NETWORK", category="transient")
+    assert lane.breaker.tripped, "a good answer from the earlier one has made nothing good"
+
+
 def test_two_new_keys_in_a_row_do_not_hide_that_one_was_good(bench: Bench) -> None:
     bench.submit("before", bench.worker(1))
     for letter in "no":
-        bench.dispatcher.set_providers({"p": replace(PROVIDER, key=letter * 32)})
+        bench.dispatcher.set_providers({"p": replace(PROVIDER, key=Key(PROVIDER.key.url, letter * 32))})
     providers, faults = bench.dispatcher.providers, list[str]()
     providers._key_refused = faults.append
     providers.fault("p", "submit", "ERROR_KEY_DOES_NOT_EXIST", Category.PERMANENT)

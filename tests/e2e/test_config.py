@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
 
@@ -171,6 +173,31 @@ def test_over_a_restart_the_key_before_polls_its_captchas_and_is_no_part_of_the_
         found = _config(daemon)
         assert (found["generation"], found["probation_s"], found["problem"]) == (generation, None, None)
         assert "the previous key (key.previous): the key has a blank" in daemon.log()
+
+
+@pytest.mark.parametrize("by", ["reload", "restart"])
+def test_a_provider_that_moves_is_polled_where_its_captchas_are(tmp_path: Path, by: str) -> None:
+    solve = "[solve]\nseconds = 3.0\n"
+    with (
+        Sandbox(scenario=f"seed = 1\n{solve}") as here,
+        Sandbox(scenario=f"seed = 2\n{solve}") as there,
+        Daemon(tmp_path, here) as daemon,
+    ):
+        old = daemon.drop({"id": f"old{n}", "sitekey": f"o{n}", "pageurl": "https://example.com/"} for n in range(5))
+        eventually(lambda: here.totals()["created"] == 5)
+        eventually(lambda: daemon.status()["queue"]["in_flight"] == 5)
+        daemon.config["provider"][0]["url"] = there.url
+        daemon.write_config()
+        if by == "reload":
+            assert "provider.sandbox.url" in daemon.ctl("reload").stdout
+        else:
+            daemon.restart()
+        new = daemon.drop({"id": f"new{n}", "sitekey": f"n{n}", "pageurl": "https://example.com/"} for n in range(5))
+        results = daemon.wait_results(len(old) + len(new))
+        assert {(result["status"], result["charges"]) for result in results.values()} == {("solved", 1)}
+        for sandbox, letter in ((here, "o"), (there, "n")):
+            assert [each["sitekey"][0] for each in sandbox.captchas()] == [letter] * 5
+        assert _config(daemon)["problem"] is None
 
 
 def test_a_key_that_is_refused_after_a_restart_is_rolled_back_and_costs_nothing(tmp_path: Path) -> None:

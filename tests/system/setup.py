@@ -319,8 +319,20 @@ def a_new_key_by_restart_costs_no_captcha(directory: Path) -> None:
         setup(key=KEYS[0])
         step("a key that never worked does not push the one before it out")
 
-        has(setup("--provider-url", "http://127.0.0.1:9", code=1), "captchas may be under way there")
-        assert f'url = "{sandbox.url}"' in OURS.read_text()
+        sandbox.set_scenario(HOLDS)
+        before, old = by_account(sandbox), drop("before-the-move", 5)
+        eventually(lambda: by_account(sandbox) == [before[0] + 5, before[1]], 30)
+        with Sandbox(scenario=f"seed = 2\n{SOLVES}") as there:
+            has(setup("--provider-url", there.url), "provider captchaai takes the key, balance")
+            assert f'url = "{there.url}"' in OURS.read_text()
+            new = drop("after-the-move", 5)
+            wait_solved(new)
+            sandbox.set_scenario(SOLVES)
+            all_well(old + new)
+            assert by_account(there) == [5, 0]
+            assert by_account(sandbox) == [before[0] + 5, before[1]]
+            setup("--provider-url", sandbox.url)
+        step("a provider that moves: what is under way ends where it was submitted")
 
         other = DROP_IN.with_name("zz.conf")
         other.write_text("[Service]\nLoadCredential=captchaai.key:/etc/captchad/elsewhere\n")
@@ -338,12 +350,12 @@ def a_new_key_by_restart_costs_no_captcha(directory: Path) -> None:
         run("systemctl", "reload", "captchad")
         sandbox.set_scenario(HOLDS)
         before, old = main_pid("captchad"), drop("filed", 10)
-        eventually(lambda: by_account(sandbox) == [38, 30], 30)
+        eventually(lambda: by_account(sandbox) == [43, 30], 30)
         file.write_text(KEYS[1])
         run("systemctl", "reload", "captchad")
         sandbox.set_scenario(SOLVES)
         all_well(old + drop("refiled", 5))
-        assert by_account(sandbox) == [38, 35]
+        assert by_account(sandbox) == [43, 35]
         assert main_pid("captchad") == before
         assert "has its key in" in setup("--provider", "captchaai", key=KEYS[0], code=1)
         step("a key file changes by a reload")

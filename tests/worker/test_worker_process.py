@@ -244,8 +244,8 @@ def test_polls_are_made_in_due_order(tmp_path):
 
 def test_a_provider_whose_polls_hang_does_not_hold_up_those_of_another(tmp_path):
     with rig(tmp_path, configure=False) as worker:
-        settings = {"url": worker.provider.url, "submit_s": 20.0, "poll_timeout_s": 20.0}
-        both = {"hangs": settings | {"keys": {"k": "hang"}}, NAME: settings | {"keys": {"k": KEY}}}
+        settings, url = {"submit_s": 20.0, "poll_timeout_s": 20.0}, worker.provider.url
+        both = {"hangs": settings | {"keys": {"k": [url, "hang"]}}, NAME: settings | {"keys": {"k": [url, KEY]}}}
         worker.tell("config", providers=both, heartbeat_s=0.1, **LOG)
         worker.provider.reply = lambda request: request.fields["key"] == KEY and solve_all(request)
         for n in range(2 * THREADS):
@@ -582,6 +582,31 @@ def test_each_captcha_is_polled_with_the_key_that_it_was_submitted_with(tmp_path
         assert used == {("1001", KEY), ("1002", "another")}
 
 
+def test_each_captcha_is_polled_at_the_address_that_it_was_submitted_to(tmp_path):
+    with rig(tmp_path, configure=False) as worker:
+        worker.provider.reply = not_ready
+        url = worker.provider.url
+        settings = {"keys": {"k": [url, KEY], "moved": [f"{url}/v2", KEY]}, "submit_s": 20.0, "poll_timeout_s": 20.0}
+        worker.tell("config", providers={NAME: settings}, heartbeat_s=0.1, **LOG)
+        worker.poll(1)
+        worker.poll(2, key="moved")
+        worker.until(lambda: len({request.fields["id"] for request in worker.provider.seen}) == 2)
+        used = {(request.fields["id"], request.path) for request in worker.provider.seen}
+        assert used == {("1001", "/res.php"), ("1002", "/v2/res.php")}
+
+
+def test_the_connection_of_a_key_that_is_gone_is_closed(tmp_path):
+    with rig(tmp_path, threads=1) as worker:
+        worker.provider.reply = solve_all
+        worker.poll(1)
+        worker.until(lambda: worker.got("out", 1))
+        assert worker.provider.open == 1
+        worker.configure(new="another")
+        worker.poll(2, key="new")
+        worker.until(lambda: worker.got("out", 2) and worker.provider.open == 1)
+        assert worker.provider.connections == 2
+
+
 def test_nothing_is_sent_under_a_key_that_is_not_there(tmp_path):
     with rig(tmp_path) as worker:
         worker.configure(new="another")
@@ -692,7 +717,7 @@ def test_a_thread_that_does_not_come_back_shows_in_the_beat(tmp_path):
 def test_private_memory_is_looked_at_when_somebody_asks(tmp_path):
     with rig(tmp_path) as worker:
         assert worker.beat()["private"] == 0
-        settings = {"url": worker.provider.url, "keys": {"k": KEY}, "submit_s": 20.0, "poll_timeout_s": 20.0}
+        settings = {"keys": {"k": [worker.provider.url, KEY]}, "submit_s": 20.0, "poll_timeout_s": 20.0}
         worker.tell("config", providers={NAME: settings}, heartbeat_s=0.1, private_every_s=0.01, **LOG)
         worker.until(lambda: worker.beat()["private"] > 0)
         beat = worker.beat()

@@ -73,6 +73,11 @@ class Provider:
         """Whether a client has knocked that was not let in yet."""
         return bool(select.select([self._listener], [], [], 0)[0])
 
+    @property
+    def open(self) -> int:
+        """Connections that no side has closed."""
+        return len(self._buffers)
+
     def count(self, path: str) -> int:
         return sum(request.path == path for request in self.seen)
 
@@ -147,7 +152,8 @@ class Rig:
     ) -> None:
         """`keys` by their ids; without any, KEY is `k`."""
         keys = keys or {"k": KEY}
-        settings = {"url": self.provider.url, "keys": keys, "submit_s": submit_s, "poll_timeout_s": poll_s}
+        there = {name: [self.provider.url, key] for name, key in keys.items()}
+        settings = {"keys": there, "submit_s": submit_s, "poll_timeout_s": poll_s}
         settings["batch"] = batch
         self.tell("config", providers={NAME: settings}, heartbeat_s=heartbeat_s, **LOG)
 
