@@ -136,8 +136,14 @@ def to_toml(config: Config) -> str:
 
 
 def sha256_of(config: Config) -> str:
-    """Digest of the effective values; how the files spell them makes no difference."""
-    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    """Digest of the effective values that are no defaults; how the files spell them makes no difference.
+
+    A release that adds a key changes no digest: what was good, rejected or to be confirmed before the upgrade still is.
+    """
+    stated = to_dict(config, defaults=False)
+    canonical = json.dumps(
+        {table: keys for table, keys in stated.items() if keys}, sort_keys=True, separators=(",", ":")
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -568,21 +568,26 @@ def keys(table: Table) -> tuple[Key, ...]:
     return tuple(Key(each.name, each.metadata["spec"], each.default) for each in fields(table.cls))
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """The tree as TOML has it: paths as strings, tuples as arrays, keys that are not set left out."""
+def to_dict(config: Config, *, defaults: bool = True) -> dict[str, Any]:
+    """The tree as TOML has it: paths as strings, tuples as arrays, keys that are not set left out.
+
+    Without `defaults` what has its default is left out, too.
+    """
     out: dict[str, Any] = {}
     for each in fields(Config):
         value = getattr(config, each.name)
-        name = each.metadata["table"].name
-        out[name] = [_plain(item) for item in value] if isinstance(value, tuple) else _plain(value)
+        tables = [_plain(item, defaults) for item in (value if isinstance(value, tuple) else (value,))]
+        out[each.metadata["table"].name] = tables if isinstance(value, tuple) else tables[0]
     return out
 
 
-def _plain(table: Any) -> dict[str, Any]:
+def _plain(table: Any, defaults: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for each in fields(table):
         match getattr(table, each.name):
             case None:
+                continue
+            case value if not defaults and value == each.default:
                 continue
             case Path() as path:
                 out[each.name] = str(path)

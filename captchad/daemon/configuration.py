@@ -18,7 +18,7 @@ from typing import Any
 from captchad.config.changes import DEFAULT, Change, changes, flat, origins
 from captchad.config.choice import Candidate, Choice, choose_at_start, not_confirmed
 from captchad.config.credentials import read_keys, read_previous_keys
-from captchad.config.generations import Generation, Generations, Trial, default_directory, digest_of
+from captchad.config.generations import Generation, Generations, Standing, Trial, default_directory, digest_of
 from captchad.config.load import Loaded, load
 from captchad.config.probation import Confirmation, Decision, Probation, Verdict
 from captchad.config.schema import Config, Reload, to_dict, with_places_of
@@ -65,6 +65,14 @@ class _Running:
     places: Mapping[str, str]  # where each value stands, by `changes.flat`; empty: all are from the generation
 
 
+@dataclass(frozen=True, slots=True)
+class _Debt:
+    """A change that the disk is still to take."""
+
+    write: Callable[[], None]
+    rejects: str = ""  # the digest of the configuration that it puts aside
+
+
 class Configuration:
     """The running configuration of one daemon, and the one to fall back to.
 
@@ -84,7 +92,7 @@ class Configuration:
         self._trial: Trial | None = None  # what stands on disk of the probation
         self._ready = False
         self._changed = False
-        self._owed: list[Callable[[], None]] = []  # changes that the disk has not taken yet, in their order
+        self._owed: list[_Debt] = []  # what the disk has not taken yet, in its order
         self._pay_at = 0.0
 
     @property
@@ -235,9 +243,13 @@ class Configuration:
         return Confirmation(self._clock.monotonic() + left_s, not_confirmed(trial.confirm_within_s))
 
     def _from_generation(self) -> _Running | None:
-        """The best generation to fall back to whose keys can still be read."""
+        """The best generation to fall back to whose keys can still be read.
+
+        With the keys of today it may be what failed: a good configuration and a refused key. That is none.
+        """
+        failed = {each.digest for each in self._generations.rejections()} | {each.rejects for each in self._owed}
         found = (self._as_running(each) for each in self._generations.fall_backs())
-        return next((each for each in found if each is not None), None)
+        return next((each for each in found if each is not None and each.digest not in failed), None)
 
     def _as_running(self, generation: Generation) -> _Running | None:
         """A generation as it would run now; None when its keys cannot be read any more.
@@ -298,7 +310,7 @@ class Configuration:
             self._save_running(proven=True)
             return
         self._probation.started(now)
-        self._owe(self._save_provisional)
+        self._save_provisional()
 
     def on_stop(self) -> None:
         """A start that became ready, or was told to stop, is no failed one."""
@@ -315,6 +327,7 @@ class Configuration:
     def _begin_trial(self, trial: Trial) -> None:
         """Durable on return. Raises TryLater."""
         if trial.starts or trial.confirm_by is not None:
+            self._settle()  # an end that is owed to an earlier trial would end this one
             self._generations.begin_trial(trial)
             self._trial = trial
         else:
@@ -323,16 +336,20 @@ class Configuration:
 
     # ---------------------------------------------------------------- what is to be written
 
-    def _owe(self, *changes: Callable[[], None]) -> None:
+    def _owe(self, *debts: _Debt) -> None:
         """Write these, now or as soon as the disk takes them."""
-        self._owed += changes
+        self._owed += debts
         self._pay()
+
+    def _settle(self) -> None:
+        """Write all that is owed. Raises TryLater."""
+        while self._owed:
+            self._owed[0].write()
+            del self._owed[0]
 
     def _pay(self) -> None:
         try:
-            while self._owed:
-                self._owed[0]()
-                del self._owed[0]
+            self._settle()
         except TryLater as error:
             self._pay_at = self._clock.monotonic() + SAVE_AGAIN_S
             _log.warning("config: %s; trying again", error)
@@ -347,11 +364,16 @@ class Configuration:
             save_it = self._generations.promote if proven else self._generations.tried
             self._number(digest, save_it(config, digest).number)
 
-        self._owe(save)
+        self._owe(_Debt(save))
 
     def _save_provisional(self) -> None:
-        made = self._generations.provisional(self.config, self._running.digest)
-        self._number(made.digest, made.number)
+        config, digest = self.config, self._running.digest
+
+        def save() -> None:
+            made = self._generations.provisional(config, digest)
+            self._number(made.digest, made.number)
+
+        self._owe(_Debt(save))
 
     def _number(self, digest: str, number: int) -> None:
         """The generation of this digest has got that number."""
@@ -361,8 +383,8 @@ class Configuration:
     def _put_aside(self, digests: Iterable[str], reason: str) -> None:
         """Reject what has failed, and end its trial."""
         self._trial = None
-        rejections = [partial(self._generations.reject, digest, reason) for digest in digests]
-        self._owe(*rejections, self._generations.end_trial)
+        rejections = [_Debt(partial(self._generations.reject, digest, reason), digest) for digest in digests]
+        self._owe(*rejections, _Debt(self._generations.end_trial))
 
     # ---------------------------------------------------------------- reload
 
@@ -389,11 +411,15 @@ class Configuration:
         same = found.digest == self._running.digest
         if same and confirm_within_s is not None and self._probation is None:
             return ReloadOutcome(applied=False, refused=("nothing has changed: there is nothing to confirm",))
+        superseded = [each for each in self._owed if each.rejects == found.digest]
+        self._owed = [each for each in self._owed if each.rejects != found.digest]
         try:
+            # The trial last: what is begun is promised, and a refused reload promises nothing.
+            self._generations.forget_rejected(found.digest)
             if not same or confirm_within_s is not None:
                 self._begin_trial(self._trial_of(found.digest, confirm_within_s))
-            self._generations.forget_rejected(found.digest)
         except TryLater as error:
+            self._owed += superseded
             return self._refuse([str(error)])
         known = self._generations.find(found.digest)
         number = known.number if known else 0
@@ -445,7 +471,8 @@ class Configuration:
         """Keep what the last reload brought; returns its generation.
 
         Durable on return: no start asks for the word again. It is good as soon as the disk takes that, too. Raises
-        FixInput when nothing waits for it, TryLater when the disk takes nothing; then nothing has changed.
+        FixInput when nothing waits for it, or it has failed in this very moment and is rolled back; TryLater when the
+        disk takes nothing; then nothing has changed.
         """
         if self._confirm_by is None or self._probation is None:
             raise FixInput("nothing waits to be confirmed", hint="captchactl reload --confirm-within asks for it")
@@ -453,7 +480,10 @@ class Configuration:
         self._generations.end_trial()
         self._trial = None
         self._probation.confirmed()
+        confirmed = self._running.digest
         self.tick(self._clock.monotonic(), outage=False)
+        if self._running.digest != confirmed:
+            raise FixInput(f"not confirmed: it was {self.problem}", hint="mend the file and reload it")
         return self._running.generation
 
     def go_back(self, number: int | None, now: float) -> tuple[Change, ...]:
@@ -469,14 +499,13 @@ class Configuration:
         if fixed:
             hint = f"captchactl config show --generation {target.generation} prints it: put it into the file, restart"
             raise FixInput(f"{name} has another {', '.join(fixed)}: takes a restart", hint=hint)
+        self._settle()
         made = self._generations.promote(target.config, target.digest)
         running, file = self._running.digest, self._file()
-        self._running = replace(target, generation=made.number)
+        self._running = self._seen_from_the_file(replace(target, generation=made.number))
         self._probation, self._earlier, self.problem = None, [], None
         reason = f"an operator went back to {name}"
-        if file is not None and file.digest == target.digest:
-            self._running = replace(self._running, origin="file", places=origins(load(self.path)))
-        else:
+        if self._running.origin != "file":
             self.problem = f"{reason}; {self.path} does not run until it is reloaded"
             _log.warning("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
         self._put_aside({running, *([file.digest] if file else [])} - {target.digest}, reason)
@@ -496,12 +525,23 @@ class Configuration:
             what = "no earlier generation" if number is None else f"no generation {number}"
             raise FixInput(f"there is {what}", hint="captchactl config history lists them")
         config, name = generation.config, f"generation {generation.number}"
+        self._refuse_unproven(generation)
         try:
             keys = read_keys(config, self._environ)
         except ConfigError:
             hint = "put its providers' keys back where it looks for them"
             raise FixInput(f"the keys of {name} cannot be read", hint=hint) from None
         return _Running(config, keys, digest_of(config, keys), "last_known_good", generation.number, {}), name
+
+    def _refuse_unproven(self, generation: Generation) -> None:
+        """What failed, or was never proven, is tried by a reload, on probation. Raises FixInput."""
+        same = [each for each in self._generations.history() if each.digest == generation.digest]
+        if any(each.standing is not Standing.TRIED for each in same):
+            return
+        reason, number = self._generations.rejected(generation.digest), generation.number
+        why = "has come through no probation" if reason is None else f"was rejected: {reason}"
+        hint = f"to try it, put what captchactl config show --generation {number} prints into the file, and reload"
+        raise FixInput(f"generation {number} {why}", hint=hint)
 
     def _generation_before(self) -> Generation | None:
         """The best one to fall back to that is not what runs."""
@@ -564,7 +604,7 @@ class Configuration:
             text = "config: good after probation, generation %d"
             _log.info(text, made.number, extra=fields(Event.CONFIG_PROMOTED))
 
-        self._owe(save)
+        self._owe(_Debt(save))
 
     def _roll_back(self, decision: Decision, now: float) -> tuple[Change, ...]:
         """Run again what ran before, and put this one aside. Returns what has changed."""
@@ -578,7 +618,7 @@ class Configuration:
         failed, (before, proven) = self._running, earlier
         # What only a restart may change stays: this daemon's tasks are there.
         before = replace(before, config=with_places_of(before.config, failed.config))
-        self._running, self._earlier = before, self._earlier[:-1]
+        self._running, self._earlier = self._seen_from_the_file(before), self._earlier[:-1]
         self._put_aside([failed.digest], decision.reason)
         self._try(now, proven=proven)
         self._changed = True
@@ -588,6 +628,16 @@ class Configuration:
         self.problem = f"rolled back: {decision.reason}; undone: {', '.join(names[:UNDONE_SAID])}{more}"
         _log.error("config: %s", self.problem, extra=fields(Event.CONFIG_ROLLED_BACK))
         return _changes(failed.config, failed.keys, before.config, before.keys)
+
+    def _seen_from_the_file(self, running: _Running) -> _Running:
+        """With where its values stand: in the file, if that says the same, else in a generation."""
+        try:
+            loaded = load(self.path)
+            if self._candidate(loaded).digest == running.digest:
+                return replace(running, origin="file", places=origins(loaded))
+        except ConfigError:
+            pass  # then it is not what runs
+        return replace(running, origin="last_known_good", places={})
 
     def take_changed(self) -> bool:
         """Whether a roll-back has put another configuration in force; says so once."""

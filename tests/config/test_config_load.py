@@ -495,6 +495,21 @@ def test_what_is_written_is_read_again(workers, directory, hosts, providers):
     assert sha256_of(again) == sha256_of(config)
 
 
+def test_a_release_that_adds_a_key_changes_no_digest():
+    """Generations, rejections and confirmations go by it: whoever has to change this number breaks them all."""
+    tree = {
+        "daemon": {"workers": 7},
+        "policy": {"allowed_hosts": ["a.example"]},
+        "provider": [{"name": "p", "url": "http://h", "api_key_file": "/k"}],
+    }
+    assert sha256_of(from_dict(tree)) == "5cd6088eb37304e7fd397c24afc95327d701cc5498c03758f4cc2b9c381d4f3e"
+    said = {**tree, "daemon": {"workers": 7, "min_workers": 2}}
+    assert sha256_of(from_dict(said)) == sha256_of(from_dict(tree)), (
+        "a default that is written out is none the less one"
+    )
+    assert sha256_of(from_dict({**tree, "daemon": {"workers": 8}})) != sha256_of(from_dict(tree))
+
+
 def test_a_tree_without_lines_names_its_source():
     with pytest.raises(ConfigError) as caught:
         from_dict(tomllib.loads(GOOD) | {"http": {"listen": 1}}, file="saved")

@@ -535,3 +535,142 @@ def test_what_takes_a_restart_is_named_where_it_stands(bench):
     (bench.root / "conf.d" / "50-mine.toml").write_text('\n[daemon]\nspool_dir = "/elsewhere"\n')
     (line,) = bench.reload(made).refused
     assert line == f"{bench.root}/conf.d/50-mine.toml:3: daemon.spool_dir: takes a restart; nothing was reloaded"
+
+
+# --- found in a second review
+
+
+def fail(bench, made, reason="workers cannot boot"):
+    """The running configuration fails by itself."""
+    made.own_fault(reason)
+    bench.wait(made, 1.0)
+
+
+def test_what_is_owed_of_an_earlier_trial_does_not_end_the_next_one(bench, full):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    full(True)
+    fail(bench, made)
+    full(False)
+    assert bench.reload(made, 600.0, daemon={"workers": 7}).applied
+    made = bench.start()
+    assert (workers(made), made.awaited is None) == (7, False)
+    bench.wait(made, 600.0)
+    assert workers(made) == 4
+
+
+def test_what_is_reloaded_again_is_not_rejected_by_what_is_owed(bench, full):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    full(True)
+    fail(bench, made)
+    full(False)
+    assert bench.reload(made, daemon={"workers": 9}).applied
+    bench.wait(made, 60.0)
+    made = bench.start()
+    assert (workers(made), made.problem) == (9, None)
+
+
+def test_a_reload_that_the_disk_refuses_leaves_the_next_one_free(bench, monkeypatch):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    fail(bench, made)
+    write = durable.write
+
+    def nearly_full(path, data):
+        if path.name == "rejected.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "write", nearly_full)
+        assert "No space left" in bench.reload(made, 600.0, daemon={"workers": 9}).refused[0]
+        assert made.awaited is None
+    assert bench.reload(made, daemon={"workers": 7}).applied
+
+
+def test_a_refused_reload_of_a_rejected_one_leaves_it_rejected(bench, full):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    full(True)
+    fail(bench, made)
+    assert not bench.reload(made, 600.0, daemon={"workers": 9}).applied
+    full(False)
+    bench.wait(made, 60.0)
+    assert "was rejected: workers cannot boot" in bench.start().problem
+
+
+def test_on_a_full_disk_the_one_that_became_ready_is_the_provisional_one(bench, full):
+    full(True)
+    made = bench.start()
+    bench.reload(made, daemon={"workers": 9})
+    full(False)
+    bench.wait(made, 60.0)
+    fail(bench, made)
+    assert workers(made) == 4
+    assert (workers(bench.start()), [each.number for each in made._generations.fall_backs()]) == (4, [1])
+
+
+def test_after_a_roll_back_it_is_not_the_file_that_runs(bench):
+    made = bench.proven(daemon={"log_level": "debug"})
+    bench.reload(made, daemon={"workers": 9})
+    fail(bench, made)
+    assert made.report()["origin"] == "last_known_good"
+    assert made.shown()["origins"]["daemon.log_level"] == "generation 1"
+    assert bench.reload(made, daemon={"log_level": "debug"}).applied
+    assert made.report()["origin"] == "file"
+
+
+def test_a_roll_back_to_what_the_file_says_again_is_the_file(bench):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    bench.write()
+    fail(bench, made)
+    assert (made.report()["origin"], workers(made)) == ("file", 4)
+    assert made.shown()["origins"]["policy.allowed_hosts"].startswith(str(bench.file))
+
+
+def test_what_fails_while_it_is_confirmed_is_not_confirmed(bench):
+    made = bench.proven()
+    bench.reload(made, 600.0, daemon={"workers": 9})
+    made.own_fault("workers cannot boot")
+    with pytest.raises(FixInput, match="not confirmed: it was rolled back: workers cannot boot"):
+        made.confirm()
+    assert workers(made) == 4
+
+
+def test_nobody_goes_back_to_what_failed_or_was_never_proven(bench):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    fail(bench, made)
+    bench.reload(made, daemon={"workers": 7})
+    bench.reload(made, daemon={"workers": 8})
+    numbers = {each.config.daemon.workers: each.number for each in made._generations.history()}
+    for number, why in (
+        (numbers[9], "was rejected: workers cannot boot"),
+        (numbers[7], "has come through no probation"),
+    ):
+        with pytest.raises(FixInput, match=f"generation {number} {why}") as caught:
+            made.go_back(number, bench.clock.monotonic())
+        assert f"--generation {number} prints into the file, and reload" in caught.value.hint
+    assert workers(made) == 8
+    made.go_back(numbers[4], bench.clock.monotonic())
+    assert workers(made) == 4
+    bench.reload(made, daemon={"workers": 8})
+    bench.wait(made, 1000.0)
+    made.go_back(numbers[4], bench.clock.monotonic())
+    made.go_back(made._generations.find(made._generations.get(numbers[8]).digest).number, bench.clock.monotonic())
+    assert workers(made) == 8, "what an operator has put aside was good all the same"
+
+
+def test_a_good_one_with_a_key_that_was_refused_is_no_way_out(bench):
+    made = bench.start()
+    (bench.root / "key").write_text(OTHER)
+    assert made.reload(bench.clock.monotonic()).applied
+    fail(bench, made, "provider p refuses the new key")
+    assert made.keys == {"p": KEY}
+    fail(bench, made, "provider p refuses the new key")
+    assert (made.keys, made.report()["origin"]) == ({"p": KEY}, "last_known_good")
+    assert "there is no earlier configuration to go back to" in made.problem
+    (bench.root / "key").write_text(KEY)
+    assert bench.start().keys == {"p": KEY}
