@@ -314,6 +314,7 @@ def _parser() -> _Parser:
     reload = verb(verbs, "reload", "take the changed configuration; returns when it runs or is refused", _reload)
     reload.add_argument("--timeout", type=_seconds, metavar="S", help="wait at most S seconds")
     text = "roll it back unless captchactl config confirm comes within that time: 90s, 10m, 2h"
+    reload.add_argument("--wait", action="store_true", help="wait for the end of its probation; fail if rolled back")
     reload.add_argument("--confirm-within", type=_duration, metavar="TIME", help=text)
 
     _add_config(verbs, verb)

@@ -3,22 +3,28 @@
 __all__ = ["confirm", "diff", "history", "reload", "rollback", "show"]
 
 import json
+import math
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from captchad.cli.exits import Exit
 from captchad.cli.live import ASK_S, find_status
-from captchad.cli.places import DEFAULT_CONFIG, find
+from captchad.cli.places import DEFAULT_CONFIG, Places, find
 from captchad.cli.render import clean, duration, table
 from captchad.control.client import call
-from captchad.model.errors import FixInput, NotRunning
+from captchad.model.errors import FixInput, NotRunning, TryLater
 
 #: A reload may wait for workers to start.
 RELOAD_S = 600.0
+
+#: Between two looks at a probation, in seconds.
+_LOOK_S = 0.2
 
 #: Of a digest, in a table.
 _SHOWN_DIGEST = 12
@@ -28,11 +34,42 @@ _SHOWN_CHANGES = 3
 
 
 def reload(options: Namespace) -> int:
-    """Have the daemon read its configuration again; returns when the new one runs. Prints what changed, and how."""
+    """Have the daemon read its configuration again; returns when the new one runs. Prints what changed, and how.
+
+    With `--wait` it returns when the new one has come through its probation. Raises FixInput when it is rolled back.
+    """
     places = find(options.config, options.socket)
+    deadline = time.monotonic() + options.timeout if options.timeout else math.inf
     args = {} if options.confirm_within is None else {"confirm_within_s": options.confirm_within}
     data = call(places.socket, "reload", args, timeout_s=options.timeout or RELOAD_S)
-    return _report(options, data, "reloaded")
+    if not options.wait:
+        return _report(options, data, "reloaded")
+    if not options.json:
+        _report(options, data, "reloaded")
+        sys.stdout.flush()
+    report = _await_verdict(places, data["config"], deadline)
+    if options.json:
+        print(json.dumps({**data, "config": report}, indent=2))
+    if report.get("probation_s") is not None:
+        print("captchactl: still on probation; captchactl status says how long", file=sys.stderr)
+        return Exit.TIMED_OUT
+    if not options.json:
+        print(f"good: generation {clean(report.get('generation'))}")
+    return Exit.OK
+
+
+def _await_verdict(places: Places, report: dict[str, Any], deadline: float) -> dict[str, Any]:
+    """Wait until the configuration that runs by `report` is good, or until `deadline`. Raises FixInput when another
+    one runs instead.
+    """
+    digest = report.get("digest")
+    while report.get("probation_s") is not None and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+        with suppress(TryLater):
+            report = call(places.socket, "config.show", timeout_s=ASK_S)["report"]
+        if report.get("digest") != digest:
+            raise FixInput(clean(report.get("problem") or "another one was reloaded"), hint="captchactl config history")
+    return report
 
 
 def confirm(options: Namespace) -> int:
@@ -46,7 +83,10 @@ def rollback(options: Namespace) -> int:
     """Run an earlier generation, whatever the file says."""
     places = find(options.config, options.socket)
     args = {} if options.generation is None else {"generation": options.generation}
-    return _report(options, call(places.socket, "config.rollback", args, timeout_s=RELOAD_S), "rolled back")
+    data = call(places.socket, "config.rollback", args, timeout_s=RELOAD_S)
+    config = data.get("config")
+    number = config.get("generation") if isinstance(config, dict) else None
+    return _report(options, data, f"rolled back; it runs as generation {clean(number)}")
 
 
 def _report(options: Namespace, data: dict[str, Any], done: str) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ def test_a_day_with_four_configurations(daemon: Daemon) -> None:
     wanted = ["daemon.workers: 2 -> 3 (live)", "supervision.threads: 16 -> 8 (as workers are replaced)"]
     assert lines(daemon, "config", "diff") == wanted
     assert lines(daemon, "reload") == [*wanted, "reloaded", "on probation for 1.0 s"]
-    assert "on probation" in "".join(lines(daemon, "status"))
     eventually(lambda: config(daemon)["generation"] == 2 and config(daemon)["probation_s"] is None)
 
     shown = lines(daemon, "config", "show", "--origin")
@@ -45,7 +45,11 @@ def test_a_day_with_four_configurations(daemon: Daemon) -> None:
     assert any(line.split() == ["default", "retry.max_attempts", "3"] for line in shown)
     assert "threads = 8" in lines(daemon, "config", "show")
 
-    assert lines(daemon, "config", "rollback", "1")[0] == "daemon.workers: 3 -> 2 (live)"
+    assert lines(daemon, "config", "rollback", "1") == [
+        "daemon.workers: 3 -> 2 (live)",
+        "supervision.threads: 8 -> 16 (as workers are replaced)",
+        "rolled back; it runs as generation 3",
+    ]
     eventually(lambda: daemon.status()["workers"]["alive"] == 2)
     history = json.loads("".join(lines(daemon, "config", "history", "--json")))
     assert [(each["generation"], each["running"]) for each in history["generations"]] == [
@@ -83,6 +87,21 @@ def test_what_nobody_confirms_goes_and_what_somebody_confirms_stays(daemon: Daem
     assert daemon.ctl("config", "confirm").returncode == 1
     daemon.restart(signal.SIGKILL)
     assert (daemon.status()["workers"]["configured"], config(daemon)["generation"]) == (3, 2)
+
+
+def test_a_reload_that_waits_tells_how_it_ended(daemon: Daemon) -> None:
+    daemon.write_config({"daemon": {"workers": 3}})
+    assert lines(daemon, "reload", "--wait")[-2:] == ["on probation for 1.0 s", "good: generation 2"]
+    daemon.write_config({"daemon": {"probation_s": 600.0}})
+    waited = daemon.ctl("reload", "--wait", "--timeout", "1", "--json")
+    assert (waited.returncode, "still on probation" in waited.stderr) == (124, True)
+    assert json.loads(waited.stdout)["config"]["generation"] == 3
+    assert "on probation" in "".join(lines(daemon, "status"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        daemon.write_config({"http": {"listen": f"127.0.0.1:{taken.getsockname()[1]}"}})
+        refused = daemon.ctl("reload", "--wait")
+    assert (refused.returncode, "on probation for 10 min" in refused.stdout) == (1, True)
+    assert "captchactl: rolled back: http.listen 127.0.0.1:" in refused.stderr
 
 
 def test_words_that_make_no_sense(daemon: Daemon) -> None:

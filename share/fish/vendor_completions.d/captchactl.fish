@@ -129,6 +129,7 @@ complete -c captchactl -n '_shtab_captchactl_using reload' -l socket -xka "(__fi
 complete -c captchactl -n '_shtab_captchactl_using reload' -l user -d 'the daemon that you run with systemctl --user'
 complete -c captchactl -n '_shtab_captchactl_using reload' -l json -d 'print JSON'
 complete -c captchactl -n '_shtab_captchactl_using reload' -l timeout -x -d 'wait at most S seconds'
+complete -c captchactl -n '_shtab_captchactl_using reload' -l wait -d 'wait for the end of its probation; fail if rolled back'
 complete -c captchactl -n '_shtab_captchactl_using reload' -l confirm-within -x -d 'roll it back unless captchactl config confirm comes within that time: 90s, 10m, 2h'
 complete -c captchactl -n '_shtab_captchactl_using; and test $_shtab_captchactl_npos -eq 0' -a config -d 'the configuration: what runs, what ran before, and back to that'
 complete -c captchactl -n '_shtab_captchactl_using config' -s h -l help -d 'show this help message and exit'
