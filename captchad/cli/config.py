@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,7 @@ def history(options: Namespace) -> int:
     saved, running = _generations(options)
     found = saved.history()
     rejected = saved.rejections()
-    rows = [_row(each, before, running) for each, before in _with_before(found)]
+    rows = [_row(each, before, running) for each, before in _with_before(found, {each.digest for each in rejected})]
     if options.json:
         gone = [{"digest": each.digest, "reason": each.reason, "time": each.time} for each in rejected]
         print(json.dumps({"schema": 1, "generations": rows, "rejected": gone}, indent=2))
@@ -218,15 +218,22 @@ def history(options: Namespace) -> int:
     return Exit.OK
 
 
-def _with_before(found: list[Any]) -> Iterable[tuple[Any, Any]]:
-    return zip(found, [*found[1:], None], strict=False)
+def _with_before(found: list[Any], rejected: Container[str]) -> Iterable[tuple[Any, Any]]:
+    """Each with the one before it. What was rolled back by itself came before none: the next one did not follow it."""
+    from captchad.config.generations import Standing
+
+    stayed = [each for each in found if each.standing is not Standing.TRIED or each.digest not in rejected]
+    for each in found:
+        yield each, next((before for before in stayed if before.number < each.number), None)
 
 
 def _row(generation: Any, before: Any, running: int) -> dict[str, Any]:
     from captchad.config.changes import changes
     from captchad.config.schema import to_dict
 
-    changed = [] if before is None else changes(to_dict(before.config), to_dict(generation.config))
+    names: list[str] = []
+    if before is not None and before.digest != generation.digest:
+        names = [each.key for each in changes(to_dict(before.config), to_dict(generation.config))] or ["a key"]
     return {
         "generation": generation.number,
         "running": generation.number == running,
@@ -234,7 +241,7 @@ def _row(generation: Any, before: Any, running: int) -> dict[str, Any]:
         "state": generation.standing,
         "version": generation.version,
         "digest": generation.digest,
-        "changed": [each.key for each in changed],
+        "changed": names,
     }
 
 

@@ -103,6 +103,16 @@ def test_a_reload_that_waits_tells_how_it_ended(daemon: Daemon) -> None:
     assert (refused.returncode, "on probation for 10 min" in refused.stdout) == (1, True)
     assert "captchactl: rolled back: http.listen 127.0.0.1:" in refused.stderr
 
+    daemon.write_config({"http": {"listen": ""}, "daemon": {"workers": 2}})
+    assert daemon.ctl("reload").returncode == 0
+    (daemon.directory / "key").write_text("b" * 32)
+    assert daemon.ctl("reload").returncode == 0
+    history = json.loads("".join(lines(daemon, "config", "history", "--json")))["generations"]
+    changed = {each["generation"]: each["changed"] for each in history}
+    assert changed[4] == ["http.listen"]
+    assert changed[5] == ["daemon.workers"], "not against what was rolled back"
+    assert changed[6] == ["a key"]
+
 
 def test_words_that_make_no_sense(daemon: Daemon) -> None:
     for words in (["reload", "--confirm-within", "soon"], ["reload", "--confirm-within", "0s"], ["config"]):
