@@ -446,9 +446,8 @@ def _add_logs(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
     text = "what captchad has logged: journalctl, with lines that match everything that is asked for"
     logs = verb(verbs, "logs", text, _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is logged from now on, until Ctrl-C")
-    logs.add_argument(
-        "-n", "--lines", type=number, metavar="N", help="the latest N (100; with --since the first N, or all)"
-    )
+    text = "the latest N (100; with --since all)"
+    logs.add_argument("-n", "--lines", type=number, metavar="N", help=text)
     text = "from then on: an ISO time (UTC), or 90s, 15min, 2h, 3d ago"
     logs.add_argument("--since", type=_since, metavar="WHEN", help=text)
     logs.add_argument("--task", type=_of_logs("task"), metavar="ID", help="about this task")
