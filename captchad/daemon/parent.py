@@ -41,7 +41,7 @@ from captchad.journal.sidefile import remove_side_files, side_files
 from captchad.journal.store import Journal
 from captchad.logs import set_logging
 from captchad.model.clock import Clock
-from captchad.model.errors import JournalDown
+from captchad.model.errors import JournalDown, LockHeld
 from captchad.model.logevents import Event, fields
 from captchad.model.states import State
 from captchad.notify import Notify
@@ -122,8 +122,10 @@ class Parent:
             config.daemon.state_dir / "journal",
             segment_bytes=config.queue.segment_mb << 20,
             clock=self.clock,
+            lock_awaited=self._lock_awaited,
             allow_weak_fs=config.daemon.allow_weak_fs,
         )
+        self.notify.status("replaying the journal")  # whatever was waited for before
         self.queue = Queue(self.journal, pick.queue_settings(config), self.clock, self._rng)
         count = self.queue.replay(self._replay_progress, from_index=True)
         self.log.info(f"journal: {count} records, {self.queue.view.unfinished} unfinished tasks")
@@ -135,6 +137,11 @@ class Parent:
             config.daemon.runtime_dir / "control.sock", self.loop, self.verbs.handle, clock=self.clock
         )
         self.control.start()
+
+    def _lock_awaited(self, held: LockHeld, wait_s: float) -> None:
+        text = f"waiting {wait_s:g} s at most: {held}"
+        self.log.warning(text, extra=fields(Event.LOCK_AWAITED))
+        self.notify.status(text)
 
     def _replay_progress(self, done: int, ahead: int) -> None:
         self.notify.extend_timeout(EXTEND_S + ahead / REPLAYED_A_SECOND)
