@@ -210,7 +210,7 @@ class Parent:
         self.queue.commit()
         self._look_at_space()
         self.crew.start(epoch)
-        self.front.configure(self.configuration.config.http.address)
+        self.front.configure(self.configuration.config.http.address, self._log_settings)
         self.intake.start()
         fd = self.intake.fileno()
         if fd is not None:
@@ -305,7 +305,7 @@ class Parent:
         }
 
     @property
-    def _log_settings(self) -> dict[str, str]:
+    def _log_settings(self) -> Message:
         daemon = self.configuration.config.daemon
         return {"log_level": daemon.log_level, "log_format": daemon.log_format}
 
@@ -582,7 +582,7 @@ class Parent:
         threads = self._threads_that_fit()
         renewed, self.crew.threads = self.crew.threads != threads, threads
         self.crew.renew(pick.crew_settings(config), replace_all=Reason.RELOAD if renewed else None)
-        self.front.configure(config.http.address)
+        self.front.configure(config.http.address, self._log_settings)
 
     def _tick_config(self, now: float) -> None:
         view = self.crew.view
