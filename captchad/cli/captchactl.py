@@ -8,34 +8,21 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import TypeAlias
 
 from captchad import __version__
 from captchad.cli.exits import Exit
+from captchad.cli.parser import Parser
 from captchad.model.errors import CaptchadError, NotRunning
 
 _UNFINISHED = ("pending", "held", "submitting", "submitted")
 _STATES = (*_UNFINISHED, "solved", "dead", "expired", "cancelled")
 _DEFAULT_LIMIT = 100
 
-_Verbs: TypeAlias = "argparse._SubParsersAction[_Parser]"
+_Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 #: Monitoring's default limits for the age of the oldest pending task.
 _WARNING_S, _CRITICAL_S = 300.0, 900.0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Takes options by their whole names, and repeats no word that it does not know: it may be a key."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings})
-
-    def error(self, message: str) -> NoReturn:
-        head, _, words = message.partition("unrecognized arguments: ")
-        if not head and words:
-            options = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
-            message = f"unrecognized arguments{': ' if options else ''}{' '.join(options)}"
-        super().error(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -275,8 +262,8 @@ def _setup(options: Namespace) -> int:
 # --- the command line
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="captchactl", description="Ask and direct a captchad daemon.")
+def _parser() -> Parser:
+    parser = Parser(prog="captchactl", description="Ask and direct a captchad daemon.")
     parser.add_argument("--version", action="version", version=f"captchactl {__version__}")
     parser.set_defaults(config=None, socket=None, user=False, json=False)
     common = _common()
@@ -288,7 +275,7 @@ def _parser() -> _Parser:
         name: str,
         text: str,
         run: Callable[[Namespace], int],
-    ) -> _Parser:
+    ) -> Parser:
         added = group.add_parser(name, help=text, description=text, parents=[common])
         added.set_defaults(run=run)
         return added
@@ -396,7 +383,7 @@ def _parser() -> _Parser:
     return parser
 
 
-def _add_workers(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
+def _add_workers(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
     text = "the workers: state, captchas in flight, calls, heartbeat, memory, how the last one died"
     workers = verb(verbs, "workers", text, _workers)
     log = workers.add_mutually_exclusive_group()
@@ -417,7 +404,7 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
     restart.add_argument("--timeout", type=_seconds, metavar="S", help="with --wait: at most S seconds (600)")
 
 
-def _add_config(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
+def _add_config(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
     text = "the configuration: what runs, what ran before, and back to that"
     group = verbs.add_parser("config", help=text, description=text)
     group.set_defaults(run=lambda options: _print_help(group))
@@ -443,13 +430,12 @@ def _add_config(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
     verb(more, "confirm", "keep what reload --confirm-within brought", _config_confirm)
 
 
-def _add_logs(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
+def _add_logs(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
     text = "what captchad has logged: journalctl, with lines that match everything that is asked for"
     logs = verb(verbs, "logs", text, _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is logged from now on, until Ctrl-C")
-    logs.add_argument(
-        "-n", "--lines", type=number, metavar="N", help="the latest N (100; with --since the first N, or all)"
-    )
+    text = "the latest N (100; with --since all)"
+    logs.add_argument("-n", "--lines", type=number, metavar="N", help=text)
     text = "from then on: an ISO time (UTC), or 90s, 15min, 2h, 3d ago"
     logs.add_argument("--since", type=_since, metavar="WHEN", help=text)
     logs.add_argument("--task", type=_of_logs("task"), metavar="ID", help="about this task")
@@ -481,7 +467,7 @@ def _of_logs(what: str) -> Callable[[str], str]:
     return parse
 
 
-def _add_setup(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
+def _add_setup(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
     text = (
         "as root: store the provider's key, check the configuration, enable and start the service; again for a new key"
     )
@@ -501,7 +487,7 @@ def _add_setup(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
     setup.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
 
-def _add_install(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
+def _add_install(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
     for name, text, run in (
         (
             "install",
@@ -525,19 +511,19 @@ def _workers_number(text: str) -> int:
     return int(text)
 
 
-def _print_help(parser: _Parser) -> int:
+def _print_help(parser: Parser) -> int:
     parser.print_help()
     return Exit.USAGE
 
 
-def _common() -> _Parser:
+def _common() -> Parser:
     """What every verb takes; also accepted before the verb."""
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     _add_common(common)
     return common
 
 
-def _add_common(parser: _Parser) -> None:
+def _add_common(parser: Parser) -> None:
     # SUPPRESS: a verb that is not told must not undo what stood before it.
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -549,7 +535,7 @@ def _add_common(parser: _Parser) -> None:
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
-def _add_limit(parser: _Parser) -> None:
+def _add_limit(parser: Parser) -> None:
     parser.add_argument(
         "--limit", type=number, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
     )

@@ -7,23 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from captchad import __version__
 from captchad.cli.exits import Exit
+from captchad.cli.parser import Parser
 from captchad.cli.places import DEFAULT_CONFIG
 from captchad.model.errors import CaptchadError
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes options by their whole names; ends with the code that systemd knows (and the unit does not restart on)."""
+class _Parser(Parser):
+    """Ends with the code that systemd knows (and the unit does not restart on)."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings})
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(Exit.EX_USAGE, f"{self.prog}: {message}\n")
+    code = Exit.EX_USAGE
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,8 +8,10 @@ __all__ = ["logs", "parse_event", "parse_name", "parse_task", "parse_unit", "par
 import json
 import os
 import re
+import subprocess
 import sys
 from argparse import Namespace
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -53,16 +55,42 @@ def logs(options: Namespace) -> int:
 
 
 def _arguments(options: Namespace) -> list[str]:
-    arguments = ["--user", f"--user-unit={options.unit}"] if options.user else [f"--unit={options.unit}"]
+    """Raises FileNotFoundError when there is no journalctl to look for the first line."""
+    unit = ["--user", f"--user-unit={options.unit}"] if options.user else [f"--unit={options.unit}"]
+    matches = list(_matches(options))
+    arguments = [*unit]
     if options.follow:
         arguments.append("--follow")
-    if options.since is not None:
-        arguments.append(f"--since=@{int(options.since)}")
-    if options.lines is not None or options.since is None:
-        arguments.append(f"--lines={options.lines or _LINES}")
+    arguments += _extent(options, [*unit, *matches])
     if options.json:
         arguments.append("--output=json")
-    return [*arguments, *_matches(options)]
+    return [*arguments, *matches]
+
+
+def _extent(options: Namespace, which: list[str]) -> list[str]:
+    """Where to begin, and after how many lines to end."""
+    if options.since is None:
+        return [f"--lines={options.lines or _LINES}"]
+    since = f"--since=@{int(options.since)}"
+    if options.lines is None:
+        return [since]
+    # Before systemd 254 journalctl would count from `since` on: the first lines of that time, not the latest.
+    cursor = _first_of_the_latest([since, f"--lines={options.lines}", *which])
+    if cursor is None:
+        return [since]
+    # Lines that came since are beyond the number, and must be there all the same when what follows is wanted.
+    return [f"--cursor={cursor}", "--no-tail" if options.follow else f"--lines={options.lines}"]
+
+
+def _first_of_the_latest(arguments: list[str]) -> str | None:
+    """journalctl's name for the earliest of the lines that it is asked for; None if there is none, or it fails.
+
+    Why it fails it says again when it has our place.
+    """
+    command = ["journalctl", "--reverse", "--output=json", "--output-fields=__CURSOR", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as journalctl:
+        last = deque(journalctl.stdout or (), maxlen=1)
+    return str(json.loads(last[0])["__CURSOR"]) if last else None
 
 
 def _matches(options: Namespace) -> Iterable[str]:

@@ -2,13 +2,13 @@
 
 __all__ = ["MAX_PROVIDERS", "Fault", "KeyPath", "build"]
 
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from captchad.config.kinds import Bad, ListOf, type_word
 from captchad.config.schema import REQUIRED, Config, Daemon, Key, Provider, Table, keys, tables
+from captchad.model.words import did_you_mean
 
 #: Where a value stands: names of tables and keys, and positions in arrays.
 KeyPath = tuple[str | int, ...]
@@ -72,7 +72,7 @@ def _unknown_tables(raw: Mapping[str, Any]) -> Iterator[Fault]:
         is_table = isinstance(value, Mapping) or (
             isinstance(value, list) and any(isinstance(x, Mapping) for x in value)
         )
-        near = _near(name, names) if number < MAX_HINTS else ""
+        near = did_you_mean(name, names) if number < MAX_HINTS else ""
         hint = near if is_table else _home(name) or near
         yield Fault((name,), "unknown table" if is_table else "unknown key", hint)
 
@@ -151,19 +151,13 @@ _SECRET_NAMES = frozenset({"key", "api_key", "apikey", "token", "secret", "passw
 def _unknown_hint(name: str, table: Table, known: list[str]) -> str:
     if table.cls is Provider and name.lower() in _SECRET_NAMES:
         return "keys never stand in this file: name one by api_key_credential or api_key_file"
-    return _home(name) or _near(name, known)
+    return _home(name) or did_you_mean(name, known)
 
 
 def _home(name: str) -> str:
     """The hint that names the table in which there is such a key, or ""."""
     headers = [table.header for table in tables() if name in (key.name for key in keys(table))]
     return f"it belongs under {headers[0]}" if headers else ""
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    """The hint that names the nearest known word, or ""."""
-    near = difflib.get_close_matches(name[:64].lower(), known, n=1)
-    return f'did you mean "{near[0]}"?' if near else ""
 
 
 @dataclass(frozen=True, slots=True)

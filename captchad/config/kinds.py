@@ -22,7 +22,6 @@ __all__ = [
     "type_word",
 ]
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -30,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
+
+from captchad.model.words import did_you_mean
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*")
 _HOST_MAX = 253
@@ -179,10 +180,7 @@ class Choice:
         return value
 
     def _hint(self, value: str) -> str:
-        near = difflib.get_close_matches(value[:64], self.words, n=1)
-        if near:
-            return f'did you mean "{near[0]}"?'
-        return f"one of {self.range}" if len(self.words) > 1 else f"use {self.range}"
+        return did_you_mean(value, self.words) or f"{'one of' if len(self.words) > 1 else 'use'} {self.range}"
 
 
 @dataclass(frozen=True, slots=True)

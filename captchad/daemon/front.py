@@ -43,6 +43,7 @@ class Front:
         self._template_hangs = template_hangs
         self._log = log
         self._address: tuple[str, int] | None = None
+        self._log_settings: Message = {}
         self._listener: socket.socket | None = None
         self._child: Child | None = None
         self._children: set[int] = set()  # pids, until they are reaped
@@ -51,8 +52,11 @@ class Front:
         self._ordered_at = 0.0
         self._closed = False
 
-    def configure(self, address: tuple[str, int] | None) -> None:
-        """Listen there from now on; None: nowhere."""
+    def configure(self, address: tuple[str, int] | None, log_settings: Message) -> None:
+        """Listen there from now on; None: nowhere. `log_settings`: the monitor's `log_level` and `log_format`."""
+        if log_settings != self._log_settings:
+            self._log_settings = log_settings
+            self.inform({"m": "config", **log_settings})
         if address == self._address:
             return
         self._end()
@@ -99,7 +103,8 @@ class Front:
                 self._channel = channel = Channel(os.dup(ours.fileno()))
                 self._ordered_at = self._clock.monotonic()
                 fds = [theirs.fileno(), self._listener.fileno()]
-                self._template.order({"what": "monitor"}, fds, lambda got: self._forked(channel, got))
+                order = {"what": "monitor", **self._log_settings}
+                self._template.order(order, fds, lambda got: self._forked(channel, got))
         except OSError as error:
             self._fail(f"monitor: {error.strerror}; trying again")
 

@@ -41,7 +41,7 @@ from captchad.journal.sidefile import remove_side_files, side_files
 from captchad.journal.store import Journal
 from captchad.logs import set_logging
 from captchad.model.clock import Clock
-from captchad.model.errors import JournalDown
+from captchad.model.errors import JournalDown, LockHeld
 from captchad.model.logevents import Event, fields
 from captchad.model.states import State
 from captchad.notify import Notify
@@ -122,8 +122,10 @@ class Parent:
             config.daemon.state_dir / "journal",
             segment_bytes=config.queue.segment_mb << 20,
             clock=self.clock,
+            lock_awaited=self._lock_awaited,
             allow_weak_fs=config.daemon.allow_weak_fs,
         )
+        self.notify.status("replaying the journal")  # whatever was waited for before
         self.queue = Queue(self.journal, pick.queue_settings(config), self.clock, self._rng)
         count = self.queue.replay(self._replay_progress, from_index=True)
         self.log.info(f"journal: {count} records, {self.queue.view.unfinished} unfinished tasks")
@@ -135,6 +137,11 @@ class Parent:
             config.daemon.runtime_dir / "control.sock", self.loop, self.verbs.handle, clock=self.clock
         )
         self.control.start()
+
+    def _lock_awaited(self, held: LockHeld, wait_s: float) -> None:
+        text = f"waiting {wait_s:g} s at most: {held}"
+        self.log.warning(text, extra=fields(Event.LOCK_AWAITED))
+        self.notify.status(text)
 
     def _replay_progress(self, done: int, ahead: int) -> None:
         self.notify.extend_timeout(EXTEND_S + ahead / REPLAYED_A_SECOND)
@@ -203,7 +210,7 @@ class Parent:
         self.queue.commit()
         self._look_at_space()
         self.crew.start(epoch)
-        self.front.configure(self.configuration.config.http.address)
+        self.front.configure(self.configuration.config.http.address, self._log_settings)
         self.intake.start()
         fd = self.intake.fileno()
         if fd is not None:
@@ -298,7 +305,7 @@ class Parent:
         }
 
     @property
-    def _log_settings(self) -> dict[str, str]:
+    def _log_settings(self) -> Message:
         daemon = self.configuration.config.daemon
         return {"log_level": daemon.log_level, "log_format": daemon.log_format}
 
@@ -574,7 +581,7 @@ class Parent:
         threads = self._threads_that_fit()
         renewed, self.crew.threads = self.crew.threads != threads, threads
         self.crew.renew(pick.crew_settings(config), replace_all=Reason.RELOAD if renewed else None)
-        self.front.configure(config.http.address)
+        self.front.configure(config.http.address, self._log_settings)
 
     def _tick_config(self, now: float) -> None:
         view = self.crew.view

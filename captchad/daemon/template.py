@@ -22,9 +22,9 @@ MODULE = "captchad.daemon.template"
 def body(order: dict[str, Any], fds: Sequence[int]) -> int:
     """Do what was ordered. The first descriptor is the pipe to the parent; the monitor has its listener besides."""
     clock = SystemClock()
+    set_logging(order["log_level"], order["log_format"])
     if order["what"] == "monitor":
         return serve_http(socket.socket(fileno=fds[1]), fds[0], clock)
-    set_logging(order["log_level"], order["log_format"])
     return worker.run(
         fds[0],
         Path(order["journal"]),

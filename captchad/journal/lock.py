@@ -4,12 +4,13 @@ It is a flock on the file `lock`, held for the life of the descriptor. The file 
 boot, so that a holder can be proved to be the process that wrote it. It is never deleted, never renamed, never stolen.
 """
 
-__all__ = ["LOCK_NAME", "Holder", "keep_lock", "lock_holder", "own_identity", "process_start", "take_lock"]
+__all__ = ["LOCK_NAME", "Awaited", "Holder", "keep_lock", "lock_holder", "own_identity", "process_start", "take_lock"]
 
 import fcntl
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,9 @@ from captchad.journal.osio import Os, read_file, read_path, write_all
 from captchad.model.errors import LockHeld
 
 LOCK_NAME: Final = "lock"
+
+#: Told that somebody else holds the lock, who, and for how many seconds at most it is waited for.
+Awaited = Callable[[LockHeld, float], None]
 
 _PAUSE_S = 0.05
 _KERNEL_LOCK = re.compile(r"[0-9]+: FLOCK +[A-Z]+ +[A-Z]+ +([0-9]+) ([0-9a-f]+):([0-9a-f]+):([0-9]+) ")
@@ -34,16 +38,20 @@ class Holder:
     boot: str  # the kernel's boot id
 
 
-def take_lock(osio: Os, directory: Path, wait_s: float) -> int:
+def take_lock(osio: Os, directory: Path, wait_s: float, awaited: Awaited | None = None) -> int:
     """Lock `directory` and return the descriptor that holds the lock; closing it in every process gives it back.
 
-    Tries for `wait_s` seconds. Raises LockHeld with the holder's pid (0 when nobody can tell), or OSError.
+    Tries for `wait_s` seconds; if it has to wait, `awaited` is told once, before. Raises LockHeld with the holder's pid
+    (0 when nobody can tell), or OSError.
     """
     path = directory / LOCK_NAME
     waited = 0.0
     while (fd := _try_lock(osio, path)) is None:
         if waited >= wait_s:
             raise _held(osio, directory)
+        if awaited is not None:
+            awaited(_held(osio, directory), wait_s)
+            awaited = None
         osio.sleep(_PAUSE_S)
         waited += _PAUSE_S
     _write_holder(osio, fd)

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, NamedTuple
 from captchad.journal.batch import Batch
 from captchad.journal.filesystem import demand_local
 from captchad.journal.indexfile import IndexFile, Mark, take_mark
-from captchad.journal.lock import keep_lock, take_lock
+from captchad.journal.lock import Awaited, keep_lock, take_lock
 from captchad.journal.osio import NO_SPACE, Os, error_text, make_directory, sync_directory
 from captchad.journal.places import read_record, scan_records
 from captchad.journal.quarantine import save_hole
@@ -110,10 +110,12 @@ class Journal:
         clock: Clock,
         osio: Os | None = None,
         lock_wait_s: float = 10.0,
+        lock_awaited: Awaited | None = None,
         allow_weak_fs: bool = False,
     ) -> "Journal":
         """Check the file system, make `directory` if it is missing, and take the lock.
 
+        Waits `lock_wait_s` seconds for a lock that another process holds; `lock_awaited` is told so at once.
         Raises UnsafeFilesystem before anything is written, LockHeld, or JournalDown when the system refuses a call.
         """
         if not 0 < segment_bytes <= _ROTATE_AT_MOST or reserve_bytes < 0:
@@ -124,7 +126,7 @@ class Journal:
                 demand_local(journal._os, directory)
             make_directory(journal._os, directory)
             make_directory(journal._os, directory / WORKERS_NAME)  # so that a worker's boot need not
-            journal._lock_fd = take_lock(journal._os, directory, lock_wait_s)
+            journal._lock_fd = take_lock(journal._os, directory, lock_wait_s, lock_awaited)
         except OSError as error:
             raise JournalDown(f"cannot open the journal in {directory}: {error_text(error)}") from error
         return journal

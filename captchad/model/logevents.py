@@ -34,6 +34,11 @@ class Event(StrEnum):
         "97a2f9a543cd4e19b97937b64c51be64",
         "The start has failed, one entry for each fault. Mend what it names, and start again.",
     )
+    LOCK_AWAITED = (
+        "lock_awaited",
+        "cde4b004a4364354ab86779010a53f4b",
+        "Another process holds the journal, and the start waits for it. If it must give up, `cannot_start` follows.",
+    )
     READY = (
         "ready",
         "bbacf078ec34450cbef4e8b83e736638",

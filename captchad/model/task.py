@@ -19,7 +19,6 @@ __all__ = [
     "show",
 ]
 
-import difflib
 import hashlib
 import ipaddress
 import json
@@ -33,6 +32,7 @@ from urllib.parse import urlsplit
 
 from captchad.model.errors import TaskError
 from captchad.model.states import Priority
+from captchad.model.words import did_you_mean
 
 #: The form of an id; also what makes it a safe file name.
 ID_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -252,7 +252,7 @@ def _check_keys(value: dict[object, object]) -> None:
         if not isinstance(key, str):
             raise TaskError("a key is not a string")
         if key not in _KEYS:
-            raise TaskError(f"unknown key {show(key)}", key=_named(key), hint=_nearest(key, _KEYS))
+            raise TaskError(f"unknown key {show(key)}", key=_named(key), hint=did_you_mean(key, _KEYS))
 
 
 def _method(value: Mapping[str, object]) -> str:
@@ -328,7 +328,7 @@ def _priority(value: Mapping[str, object]) -> Priority:
         return Priority.NORMAL
     words = {priority.word: priority for priority in Priority}
     if word not in words:
-        hint = _nearest(word, words) or "one of " + ", ".join(words)
+        hint = did_you_mean(word, words) or "one of " + ", ".join(words)
         raise TaskError(f"{show(word)} is not a priority", key="priority", hint=hint)
     return words[word]
 
@@ -467,12 +467,6 @@ def _kind(item: object) -> str:
         return "null"
     words = {bool: "true or false", str: "a string", int: "a number", float: "a number", dict: "an object"}
     return words.get(type(item), "an array" if isinstance(item, list) else "something else")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    # difflib is quadratic in the length; nothing long is near anyway.
-    near = difflib.get_close_matches(word.lower(), list(known), 1) if len(word) <= 40 else []
-    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _named(name: object) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from captchad.ipc.channel import Channel
 from captchad.ipc.loop import Loop
+from captchad.logs import set_logging
 from captchad.model.clock import Clock
 from captchad.monitor import metrics, page
 from captchad.monitor.health import Health, judge
@@ -69,11 +70,13 @@ class Monitor:
         }
 
     def take(self, messages: list[dict[str, Any]]) -> None:
-        """Keep the newest snapshot among `messages`."""
-        snapshots = [message for message in messages if message.get("m") == "snapshot"]
-        if snapshots:
-            self._snapshot = snapshots[-1]
-            self._taken_at = self._clock.monotonic()
+        """Keep the newest snapshot among `messages`, and log as they say."""
+        for message in messages:
+            if message.get("m") == "config":
+                set_logging(message["log_level"], message["log_format"])
+            elif message.get("m") == "snapshot":
+                self._snapshot = message
+                self._taken_at = self._clock.monotonic()
 
     def respond(self, path: str, query: str) -> Page:
         """The page at exactly `path`; there are no files behind it."""

@@ -748,8 +748,41 @@ def test_usage_is_2(ctl, arguments):
 # --- words in a wrong place
 
 
-def test_a_key_in_a_wrong_place_is_not_repeated(ctl):
-    for words in (["setup", "secret-key"], ["setup", "--api-key=secret-key"], ["setup", "--api-key", "secret-key"]):
-        done = ctl(*words)
-        assert (done.returncode, "secret-key" in done.stdout + done.stderr) == (2, False), done.stderr
-    assert "unrecognized arguments: --jsno" in ctl("status", "--jsno").stderr
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["secret-key"],
+        ["-ksecret-key", "status"],
+        ["setup", "secret-key"],
+        ["setup", "-ksecret-key"],
+        ["setup", "--secret-key2"],
+        ["setup", "--api-key=secret-key"],
+        ["setup", "--api-key", "secret-key"],
+        ["list", "--state", "secret-key"],
+        ["journal", "secret-key"],
+    ],
+)
+def test_a_key_in_a_wrong_place_is_not_repeated(ctl, words):
+    done = ctl(*words)
+    assert (done.returncode, "secret-key" in done.stdout + done.stderr) == (2, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "near"),
+    [
+        (["lgos"], "captchactl: argument VERB: none of status, ", "logs"),
+        (["journal", "verfy"], "captchactl journal: argument VERB: none of verify, ", "verify"),
+        (["zzz"], "captchactl: argument VERB: none of status, ", None),
+        (["status", "--jsno"], "captchactl status: unrecognized arguments: --jsno", "--json"),
+        (["--jsno", "status"], "captchactl: unrecognized arguments: --jsno", "--json"),
+        (["list", "--qqq", "--states=x"], "captchactl list: unrecognized arguments: --qqq --states", "--state"),
+        (["status", "--states=x"], "captchactl status: unrecognized arguments: --states", None),  # it is list's
+        (["list", "--state", "HLED"], "captchactl list: argument --state: none of pending, ", "held"),
+    ],
+)
+def test_a_mistyped_word_is_told_what_is_near(ctl, words, said, near):
+    done = ctl(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, _, hint = done.stderr[done.stderr.index("\ncaptchactl") + 1 :].partition("\nhint: ")
+    assert error.startswith(said)
+    assert hint == (f"did you mean '{near}'?\n" if near else "")

@@ -40,6 +40,18 @@ def test_usage_is_64_so_that_systemd_does_not_try_again(arguments):
     assert done.stderr.startswith("usage: captchad")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["chekc"], "captchad: argument COMMAND: none of run, check, sandbox, demo\nhint: did you mean 'check'?\n"),
+        (["run", "--confgi=x"], "captchad run: unrecognized arguments: --confgi\nhint: did you mean '--config'?\n"),
+        (["0123456789abcdef"], "captchad: argument COMMAND: none of run, check, sandbox, demo\n"),
+    ],
+)
+def test_a_mistyped_word_is_not_repeated_but_what_is_near_is_named(arguments, said):
+    assert captchad(*arguments).stderr.endswith(said)
+
+
 @pytest.mark.parametrize("verb", ["check", "run"])
 def test_a_bad_configuration_is_78(tmp_path, verb):
     config = tmp_path / "captchad.toml"

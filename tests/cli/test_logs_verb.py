@@ -1,4 +1,7 @@
-"""`captchactl logs`: what it becomes (a program in journalctl's place says how it was called), and what it refuses."""
+"""`captchactl logs`: what it becomes (a program in journalctl's place says how it was called), and what it refuses.
+
+How the real one takes it is seen in tests/system/logs.py.
+"""
 
 import json
 import os
@@ -13,13 +16,29 @@ from captchad.model.errors import CaptchadError
 from captchad.model.logevents import Event
 from tests.spool.support import as_user, public_directory
 
+#: Prints its arguments, one a line. Asked for lines from the latest back, it notes that and says what is in .found.
+JOURNALCTL = """#!/bin/sh
+case " $* " in
+    *" --reverse "*) printf '%s\\n' "$@" >"$0.asked"; cat "$0.found"; exit ;;
+esac
+printf '%s\\n' "$@"
+exit 3
+"""
+
 
 @pytest.fixture
-def logs(tmp_path):
-    """Runs the verb where journalctl prints its arguments, one a line."""
+def journalctl(tmp_path):
+    """A program in its place, which has no lines to name."""
     program = tmp_path / "journalctl"
-    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 3\n")
+    program.write_text(JOURNALCTL)
     program.chmod(0o755)
+    program.with_suffix(".found").touch()
+    return program
+
+
+@pytest.fixture
+def logs(journalctl, tmp_path):
+    """Runs the verb."""
 
     def run(*arguments, path=f"{tmp_path}:/usr/bin:/bin"):
         command = [sys.executable, "-m", "captchad.cli.captchactl", "logs", *arguments]
@@ -36,7 +55,7 @@ def logs(tmp_path):
         (("-f",), ["--follow", "--lines=100"]),
         (("-n", "7", "--json"), ["--lines=7", "--output=json"]),
         (("--since", "1970-01-02T00:00:00.5"), ["--since=@86400"]),
-        (("--since", "1970-01-02", "--lines", "3"), ["--since=@86400", "--lines=3"]),
+        (("--since", "1970-01-02", "--lines", "3"), ["--since=@86400"]),  # there is no line yet
         (
             ("--task", "a.b_c-1", "--worker", "3-17", "--provider", "p.1"),
             ["--lines=100", "CAPTCHAD_TASK=a.b_c-1", "CAPTCHAD_WORKER=3-17", "CAPTCHAD_PROVIDER=p.1"],
@@ -50,6 +69,25 @@ def test_it_becomes_journalctl(logs, arguments, wanted):
     assert (done.returncode, done.stderr) == (3, "")
     assert done.stdout.splitlines() == ["--unit=captchad", *wanted]
     assert logs("--unit", "captchad@b.service", *arguments).stdout.splitlines()[0] == "--unit=captchad@b.service"
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ((), ["--cursor=s=2;i=1", "--lines=3"]),
+        (("--json",), ["--cursor=s=2;i=1", "--lines=3", "--output=json"]),
+        (("--follow",), ["--follow", "--cursor=s=2;i=1", "--no-tail"]),
+    ],
+)
+def test_the_latest_lines_since_a_time_begin_where_journalctl_says(logs, journalctl, more, wanted):
+    rows = [{"_BOOT_ID": "b", "__CURSOR": f"s=2;i={n}"} for n in (3, 2, 1)]
+    journalctl.with_suffix(".found").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = logs("--since", "1970-01-02", "-n", "3", "--task", "a", *more)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.splitlines() == ["--unit=captchad", *wanted, "CAPTCHAD_TASK=a"]
+    asked = journalctl.with_suffix(".asked").read_text().splitlines()
+    wanted = {"--since=@86400", "--lines=3", "--reverse", "--output=json", "--unit=captchad", "CAPTCHAD_TASK=a"}
+    assert wanted < {*asked}
 
 
 @pytest.mark.parametrize(
@@ -75,8 +113,9 @@ def test_what_it_does_not_understand_it_refuses(logs, option, value, why):
     assert why in done.stderr
 
 
-def test_without_journalctl_it_says_so(logs):
-    done = logs(path="/nowhere")
+@pytest.mark.parametrize("arguments", [(), ("--since", "1h", "-n", "1")])
+def test_without_journalctl_it_says_so(logs, arguments):
+    done = logs(*arguments, path="/nowhere")
     assert (done.returncode, done.stdout) == (Exit.FAILED, "")
     assert done.stderr.startswith("captchactl: there is no journalctl on this machine\nhint: captchad's log goes to ")
 

@@ -63,7 +63,7 @@ BAD_ADDITIONS = [
         '[daemon]\nlog_level = "inof"',
         1,
         "daemon.log_level",
-        'is none of the words that it takes (did you mean "info"?)',
+        "is none of the words that it takes (did you mean 'info'?)",
     ),
     (
         '[daemon]\nlog_level = "x"',
@@ -75,7 +75,7 @@ BAD_ADDITIONS = [
     ('[daemon]\nstate_dir = ""', 1, "daemon.state_dir", "is empty (start it with /)"),
     ('[daemon]\nstate_dir = "/a\\u0000"', 1, "daemon.state_dir", "has a character that cannot be printed"),
     (f'[daemon]\nstate_dir = "/{"é" * 2048}"', 1, "daemon.state_dir", "is longer than 4095 bytes"),
-    ("[daemon]\nworker = 1", 1, "daemon.worker", 'unknown key (did you mean "workers"?)'),
+    ("[daemon]\nworker = 1", 1, "daemon.worker", "unknown key (did you mean 'workers'?)"),
     ('[daemon]\n"a\\nb\\u001b" = 1', 1, 'daemon."a\\nb\\u001b"', "unknown key"),
     ("[daemon]\npoll_s = 1", 1, "daemon.poll_s", "unknown key (it belongs under [[provider]])"),
     (
@@ -134,8 +134,8 @@ BAD_ADDITIONS = [
     ('[http]\nlisten = "8480"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
     ('[http]\nlisten = "::1:80"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
     ('[http]\nlisten = "a:65536"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
-    ("[quue]\na = 1", 0, "quue", 'unknown table (did you mean "queue"?)'),
-    ("[providers]\na = 1", 0, "providers", 'unknown table (did you mean "provider"?)'),
+    ("[quue]\na = 1", 0, "quue", "unknown table (did you mean 'queue'?)"),
+    ("[providers]\na = 1", 0, "providers", "unknown table (did you mean 'provider'?)"),
     ("[zzz]", 0, "zzz", "unknown table"),
     ("[[retry]]", 0, "retry", "must be a table, not an array (write [retry])"),
     (

@@ -266,7 +266,7 @@ def test_thousands_of_faults_are_refused_in_some_lines(subject: Subject) -> None
         call(subject.daemon.socket, "reload")
     lines = str(caught.value).splitlines()
     assert len(lines) == 101
-    assert 'daemon.worker_0: unknown key (did you mean "workers"?)' in str(caught.value)
+    assert "daemon.worker_0: unknown key (did you mean 'workers'?)" in str(caught.value)
     assert re.fullmatch(r".*captchad\.toml: \d+ more: captchad check names all", lines[-1]), lines[-1]
     assert subject.daemon.log()[before:].count("reload refused") == 101
     subject.restore()

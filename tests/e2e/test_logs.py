@@ -10,11 +10,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tests.e2e.test_http import free_port, get
 from tests.e2e.test_supervision import settled, template, workers
 from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
 
 SCENARIO = '[solve]\nseconds = 0.2\n[[rule]]\nmatch = { sitekey = "bad-*" }\nfault = "ERROR_BAD_PARAMETERS"\n'
+
+
+#: As long as the file $BROKEN is there, who takes a connection fails by a fault of its own.
+BROKEN = """
+import os, socket, sys
+def refuse(event, arguments):
+    if event == "socket.__new__" and arguments[1] == socket.AF_INET and os.path.exists(os.environ["BROKEN"]):
+        raise RuntimeError("no socket here")
+sys.addaudithook(refuse)
+"""
 
 
 def die(daemon: Daemon, name: str) -> None:
@@ -82,6 +93,33 @@ def test_plain_lines_then_json_from_a_reload_on_then_only_errors(tmp_path: Path)
         eventually(lambda: of("config_refused"))
         assert [line["task"] for line in of("task_dead")] == ["bad-2"]
         assert sandbox.key not in daemon.log()
+
+
+def test_the_monitor_logs_as_the_others_do(tmp_path: Path) -> None:
+    port, broken = free_port(), tmp_path / "broken"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BROKEN)
+    environ = {"PYTHONPATH": str(tmp_path / "site"), "BROKEN": str(broken)}
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"http": {"listen": f"127.0.0.1:{port}"}}, environ) as daemon:
+
+        def said() -> list[dict[str, Any]]:
+            lines = [line for line in daemon.log().splitlines() if "the body of a child fails" in line]
+            return [json.loads(line) for line in lines]
+
+        def fail(times: int) -> None:
+            # Once it has answered it has read what the parent had sent.
+            eventually(lambda: get(port, "/livez")[0] == 200)
+            broken.touch()
+            get(port, "/livez")
+            eventually(lambda: len(said()) == times)
+            broken.unlink()
+
+        eventually(lambda: get(port, "/livez")[0] == 200)
+        reload(daemon, log_format="json")
+        fail(1)  # one that was told so by the reload
+        fail(2)  # one that was so from its start
+        assert all(line["event"] == "internal_error" for line in said())
+        assert all(line["message"].endswith("\nRuntimeError: no socket here") for line in said())
 
 
 def test_a_fault_of_the_parent_s_own_is_one_line(tmp_path: Path) -> None:

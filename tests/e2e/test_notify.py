@@ -109,3 +109,22 @@ def test_a_start_that_fails_says_why(tmp_path: Path, text: str | None, code: int
             daemon.__exit__(None, None, None)
         assert systemd.heard()[-2].startswith("STATUS=not started: ")
         assert systemd.heard()[-1] == f"ERRNO={number}"
+
+
+def test_a_start_that_waits_for_the_journal_says_so_at_once(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    with Listener(tmp_path / "notify") as systemd, Sandbox() as sandbox, Daemon(tmp_path, sandbox) as first:
+        overrides = {"daemon": {"state_dir": str(first.state_dir)}}
+        second = Daemon(tmp_path / "second", sandbox, overrides, environ=systemd.environ)
+        wanted = f"waiting 10 s at most: {first.state_dir / 'journal'} is locked by process {first.pid}"
+        try:
+            second.start(wait=False)
+            eventually(lambda: f"STATUS={wanted}" in systemd.heard())
+            assert second.running
+            assert f"WARNING {wanted}\n" in second.log()
+            first.kill()
+            second.wait_ready()
+            heard = systemd.heard()
+            assert "STATUS=replaying the journal" in heard[heard.index(f"STATUS={wanted}") :]
+        finally:
+            second.__exit__(None, None, None)

@@ -376,16 +376,21 @@ def test_a_text_is_believed_only_if_its_process_lives(place, monkeypatch):
 
 def test_a_lock_is_waited_for(place):
     journal = opened(place)
-    waits = []
+    waits, told = [], []
 
     class Waiting(Os):
         def sleep(self, seconds):
+            assert told == [(os.getpid(), f"{place} is locked by process {os.getpid()}", 10.0)]  # at once, and once
             waits.append(seconds)
             if len(waits) == 3:
                 journal.close()
 
-    Journal.open(place, segment_bytes=1, clock=Clock(), osio=Waiting(), lock_wait_s=10.0).close()
+    options = {"lock_wait_s": 10.0, "lock_awaited": lambda held, wait_s: told.append((held.pid, str(held), wait_s))}
+    Journal.open(place, segment_bytes=1, clock=Clock(), osio=Waiting(), **options).close()
     assert len(waits) == 3
+    told.clear()
+    Journal.open(place, segment_bytes=1, clock=Clock(), **options).close()
+    assert told == []
 
 
 def test_a_lock_that_stays_is_waited_for_so_long_only(place):

@@ -40,7 +40,7 @@ def test_a_bad_scenario(tmp_path):
     done = run("--scenario", str(path))
 
     assert done.returncode == 78
-    assert done.stderr == f"{path}:0: sed: unknown key (did you mean seed?)\n"
+    assert done.stderr == f"{path}:0: sed: unknown key (did you mean 'seed'?)\n"
 
 
 def test_a_port_that_is_taken(process):

@@ -65,8 +65,8 @@ def test_all_faults_at_once_with_hints():
     found = problems("sed = 1\n[switches]\nsaturation = 'queued'\n[delivery]\npace_s = -1")
 
     assert [key for key, _, _ in found] == ["switches.saturation", "delivery.pace_s", "sed"]
-    assert found[2][2] == "did you mean seed?"
-    assert found[0][2] == "did you mean queue?"
+    assert found[2][2] == "did you mean 'seed'?"
+    assert found[0][2] == "did you mean 'queue'?"
 
 
 def test_the_line_of_broken_toml():
@@ -113,7 +113,7 @@ def test_solve_times_follow_their_distribution():
 
 
 def test_a_bad_scenario_is_refused_and_the_old_one_goes_on(sandbox, client):
-    with pytest.raises(ValueError, match="did you mean solve"):
+    with pytest.raises(ValueError, match="did you mean 'solve'"):
         sandbox.set_scenario("[solv]\nseconds = 1000\n")
 
     assert client.res("get", client.create()).startswith("OK|")

@@ -16,6 +16,7 @@ __all__ = [
     "configure",
     "drop",
     "drop_in",
+    "environ",
     "install",
     "journal",
     "main_pid",
@@ -63,10 +64,14 @@ def step(text: str) -> None:
     print(f"* {text}", flush=True)
 
 
+def environ() -> dict[str, str]:
+    """The environment of commands: with captchad as it is installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def run(*command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; with `ok`, its failure fails the scenario, with what the journal has."""
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # captchad as it is installed
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environ)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environ())
     if ok and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}\n{journal()}")
     return done

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,20 @@ from captchad.logs import JOURNAL_SOCKET
 from captchad.model.logevents import Event
 from tests.support.harness import eventually, write_batch
 from tests.support.sandbox import Sandbox
-from tests.system.kit import SPOOL, configure, drop, install, main_pid, result, run, scenario, status, step, wait_solved
+from tests.system.kit import (
+    SPOOL,
+    configure,
+    drop,
+    environ,
+    install,
+    main_pid,
+    result,
+    run,
+    scenario,
+    status,
+    step,
+    wait_solved,
+)
 
 BAD = '[solve]\nseconds = [0.2, 0.5]\n[[rule]]\nmatch = { sitekey = "bad-*" }\nfault = "ERROR_BAD_PARAMETERS"\n'
 WORKERS = Path("/var/lib/captchad/journal/workers")
@@ -32,6 +46,30 @@ def logs(*options: str) -> list[dict[str, Any]]:
 
 def by_event(event: Event, *options: str) -> list[dict[str, Any]]:
     return [entry for entry in logs("--event", event, *options) if entry["CAPTCHAD_EVENT"] == event]
+
+
+def the_latest_are_shown(directory: Path) -> None:
+    """A number of lines is that of the latest, whatever it stands with."""
+    dead = ["--event", Event.TASK_DEAD, "--since", "1h"]
+    *_, last = logs(*dead)
+    assert logs(*dead, "-n", "1") == logs("--event", Event.TASK_DEAD, "-n", "1") == [last]
+    assert logs(*dead, "-n", "9") == logs(*dead)
+    assert logs("--task", "nobody", "--since", "1h", "-n", "1") == []
+    shown = directory / "followed"
+    command = ["captchactl", "logs", "--json", "--follow", "-n", "1", *dead]
+
+    def tasks() -> list[str]:
+        whole = [line for line in shown.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [json.loads(line)["CAPTCHAD_TASK"] for line in whole]
+
+    with shown.open("w") as file, subprocess.Popen(command, stdout=file, env=environ()) as follower:
+        try:
+            eventually(tasks)
+            die("bad-later")
+            eventually(lambda: len(tasks()) > 1)
+        finally:
+            follower.terminate()
+    assert tasks() == [last["CAPTCHAD_TASK"], "bad-later"]
 
 
 def die(*ids: str) -> None:
@@ -75,6 +113,9 @@ def the_log_is_found_by_what_it_is_about(directory: Path) -> None:
         assert len(by_event(Event.TASK_DEAD, "--provider", "sandbox", "--since", "1h")) == 2
         assert "bad-2: dead after" in run("captchactl", "logs").stdout
         step("a dead task is found by its event and its id")
+
+        the_latest_are_shown(directory)
+        step("the latest lines of the last hour are found, and followed")
 
         # A worker that cannot have its side file: a traceback, from a process that ends at once.
         mode = WORKERS.stat().st_mode

@@ -4,10 +4,10 @@ __all__ = ["Table", "Value"]
 
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from captchad.model.errors import ConfigProblem
+from captchad.model.words import did_you_mean
 
 #: What tomllib yields.
 Value = Any
@@ -85,7 +85,7 @@ class Table:
         """One of some words."""
         value = self.text(key, default)
         if value not in choices:
-            self.fault(key, f"not one of {', '.join(choices)}", _nearest(value, choices))
+            self.fault(key, f"not one of {', '.join(choices)}", did_you_mean(value, choices))
             return default
         return value
 
@@ -121,9 +121,4 @@ class Table:
         """Record each key that nobody has asked for."""
         for key in self._values:
             if key not in self._known:
-                self.fault(key, "unknown key", _nearest(key, sorted(self._known)))
-
-
-def _nearest(word: str, words: Sequence[str]) -> str:
-    found = get_close_matches(word, words, n=1)
-    return f"did you mean {found[0]}?" if found else ""
+                self.fault(key, "unknown key", did_you_mean(key, sorted(self._known)))

@@ -106,7 +106,7 @@ complete -c captchactl -n '_shtab_captchactl_using logs' -l socket -xka "(__fish
 complete -c captchactl -n '_shtab_captchactl_using logs' -l user -d 'the daemon that you run with systemctl --user'
 complete -c captchactl -n '_shtab_captchactl_using logs' -l json -d 'print JSON'
 complete -c captchactl -n '_shtab_captchactl_using logs' -s f -l follow -d 'go on with what is logged from now on, until Ctrl-C'
-complete -c captchactl -n '_shtab_captchactl_using logs' -s n -l lines -x -d 'the latest N (100; with --since the first N, or all)'
+complete -c captchactl -n '_shtab_captchactl_using logs' -s n -l lines -x -d 'the latest N (100; with --since all)'
 complete -c captchactl -n '_shtab_captchactl_using logs' -l since -x -d 'from then on: an ISO time (UTC), or 90s, 15min, 2h, 3d ago'
 complete -c captchactl -n '_shtab_captchactl_using logs' -l task -x -d 'about this task'
 complete -c captchactl -n '_shtab_captchactl_using logs' -l worker -x -d 'about a seat (0, 1, …), or the one process EPOCH-N; a worker'"'"'s own lines name the process'
