@@ -35,7 +35,6 @@ def test_a_day_with_four_configurations(daemon: Daemon) -> None:
     wanted = ["daemon.workers: 2 -> 3 (live)", "supervision.threads: 16 -> 8 (as workers are replaced)"]
     assert lines(daemon, "config", "diff") == wanted
     assert lines(daemon, "reload") == [*wanted, "reloaded", "on probation for 1.0 s"]
-    assert "on probation" in "".join(lines(daemon, "status"))
     eventually(lambda: config(daemon)["generation"] == 2 and config(daemon)["probation_s"] is None)
 
     shown = lines(daemon, "config", "show", "--origin")
@@ -65,6 +64,11 @@ def test_a_day_with_four_configurations(daemon: Daemon) -> None:
     down = daemon.ctl("config", "show")
     assert ("workers = 3" in down.stdout, "this is what the file says" in down.stderr) == (True, True)
     assert daemon.ctl("config", "rollback", "1").returncode == 7
+
+
+def test_status_says_how_long_a_configuration_is_on_probation(tmp_path: Path) -> None:
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"daemon": {"probation_s": 3600.0}}) as daemon:
+        assert "(file, generation 1, on probation for 59 min " in "".join(lines(daemon, "status"))
 
 
 def test_what_nobody_confirms_goes_and_what_somebody_confirms_stays(daemon: Daemon) -> None:

@@ -88,7 +88,6 @@ def _run(daemon: Daemon, sandbox: Sandbox, disk: Path, notify: socket.socket) ->
 
 
 @pytest.mark.root
-@pytest.mark.timeout(120)
 def test_a_start_on_a_full_disk_is_ready_without_intake_and_heals(small_disk: Path, tmp_path: Path) -> None:
     with Sandbox(scenario="[solve]\nseconds = 2.0\n") as sandbox:
         daemon = Daemon(small_disk, sandbox)

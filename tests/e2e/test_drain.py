@@ -58,7 +58,6 @@ def eta(daemon: Daemon) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(60)
 def test_all_that_is_under_way_ends_and_nothing_new_is_taken(tmp_path: Path) -> None:
     with Sandbox(scenario=HOLDS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
         in_flight(daemon, sandbox, 20)
@@ -83,7 +82,6 @@ def test_all_that_is_under_way_ends_and_nothing_new_is_taken(tmp_path: Path) -> 
         assert sandbox.totals()["charges"] == 25
 
 
-@pytest.mark.timeout(60)
 def test_tasks_that_were_accepted_and_not_submitted_wait_for_the_next_start(tmp_path: Path) -> None:
     overrides = {"provider": {"max_in_flight": 3}}
     with Sandbox(scenario=HOLDS) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
@@ -99,7 +97,6 @@ def test_tasks_that_were_accepted_and_not_submitted_wait_for_the_next_start(tmp_
         assert sandbox.totals()["charges"] == 5
 
 
-@pytest.mark.timeout(60)
 def test_answers_that_cannot_be_delivered_are_waited_for_too(tmp_path: Path) -> None:
     with Sandbox(scenario=HOLDS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
         in_flight(daemon, sandbox, 3)
@@ -115,7 +112,6 @@ def test_answers_that_cannot_be_delivered_are_waited_for_too(tmp_path: Path) -> 
         assert len(daemon.results()) == 3
 
 
-@pytest.mark.timeout(60)
 def test_with_nothing_under_way_it_stops_at_once(tmp_path: Path) -> None:
     with Sandbox() as sandbox, Daemon(tmp_path, sandbox) as daemon:
         assert eta(daemon) | {"pid": 0} == {
@@ -128,7 +124,6 @@ def test_with_nothing_under_way_it_stops_at_once(tmp_path: Path) -> None:
         assert daemon.ctl("drain").returncode == Exit.NOT_RUNNING
 
 
-@pytest.mark.timeout(60)
 def test_ctrl_c_leaves_the_drain_going_on(tmp_path: Path) -> None:
     with Sandbox(scenario=HOLDS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
         in_flight(daemon, sandbox, 3)
@@ -151,7 +146,6 @@ def test_ctrl_c_leaves_the_drain_going_on(tmp_path: Path) -> None:
         assert daemon.log().count("nothing new is taken") == 1
 
 
-@pytest.mark.timeout(60)
 def test_a_stop_meanwhile_waits_for_no_captcha_and_the_next_start_polls_it(tmp_path: Path) -> None:
     with Sandbox(scenario=HOLDS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
         in_flight(daemon, sandbox, 4)
@@ -171,7 +165,6 @@ def test_a_stop_meanwhile_waits_for_no_captcha_and_the_next_start_polls_it(tmp_p
         assert sandbox.totals()["charges"] == 4
 
 
-@pytest.mark.timeout(60)
 def test_the_second_stop_kills_as_ever(tmp_path: Path) -> None:
     hang = '[solve]\nseconds = 0.2\n[[rule]]\nmatch = { sitekey = "hang" }\nfault = "hang"\n'
     overrides = {"provider": {"submit_s": 60.0}, "supervision": {"drain_s": 60.0, "stall_s": 100.0}}
@@ -186,7 +179,6 @@ def test_the_second_stop_kills_as_ever(tmp_path: Path) -> None:
         assert "SIGTERM again: what has not ended is killed" in daemon.log()
 
 
-@pytest.mark.timeout(60)
 def test_a_daemon_that_dies_in_a_drain_is_no_success(tmp_path: Path) -> None:
     with Sandbox(scenario=HOLDS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
         in_flight(daemon, sandbox, 1)
@@ -198,7 +190,6 @@ def test_a_daemon_that_dies_in_a_drain_is_no_success(tmp_path: Path) -> None:
         assert "the daemon died before all had ended" in errors
 
 
-@pytest.mark.timeout(60)
 def test_on_a_terminal_it_shows_how_far_it_is(tmp_path: Path) -> None:
     progress = "2 captchas are under way; all have ended in "
     with Sandbox(scenario=HOLDS) as sandbox, Daemon(tmp_path, sandbox) as daemon:
@@ -219,7 +210,6 @@ def test_on_a_terminal_it_shows_how_far_it_is(tmp_path: Path) -> None:
         assert lines[-2] == "the daemon has stopped"
 
 
-@pytest.mark.timeout(60)
 def test_systemd_is_told_how_many_are_waited_for_and_of_the_stop_at_its_end(tmp_path: Path) -> None:
     with (
         Listener(tmp_path / "notify") as systemd,
@@ -239,7 +229,6 @@ def test_systemd_is_told_how_many_are_waited_for_and_of_the_stop_at_its_end(tmp_
         assert exit_status(daemon, 10.0) == 0
 
 
-@pytest.mark.timeout(90)
 def test_the_forecast_comes_from_solve_times_and_time_outs(tmp_path: Path) -> None:
     solve_s, timeout_s = 2.0, 40.0
     solves = f"[solve]\nseconds = {solve_s}\n"
