@@ -6,7 +6,7 @@ from multiprocessing.pool import AsyncResult
 
 import pytest
 
-from tests.supervisor.scenarios import SCENARIOS, Entry, play_for_real, play_simulated
+from tests.supervisor.scenarios import SCENARIOS, Entry, play_in_time, play_simulated
 
 #: Played at once: each one mostly waits.
 AT_ONCE = 4
@@ -18,13 +18,13 @@ Played = dict[str, "AsyncResult[list[Entry]]"]
 def played() -> Iterator[Played]:
     """All of them, each in a process of its own, for its workers become the children of it."""
     with multiprocessing.get_context("fork").Pool(AT_ONCE, maxtasksperchild=1) as pool:
-        yield {name: pool.apply_async(play_for_real, [scenario]) for name, scenario in SCENARIOS.items()}
+        yield {name: pool.apply_async(play_in_time, [scenario]) for name, scenario in SCENARIOS.items()}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_real_processes_are_treated_as_simulated_ones(name: str, played: Played) -> None:
-    assert played[name].get(timeout=100.0) == play_simulated(SCENARIOS[name])
+    assert played[name].get(timeout=280.0) == play_simulated(SCENARIOS[name])
 
 
 def test_every_scenario_but_the_harmless_one_needs_a_decision() -> None:
