@@ -41,7 +41,6 @@ def _status_lines(sock: socket.socket) -> str:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(180)
 def test_a_full_disk_stops_intake_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -> None:
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(small_disk.parent / "n"))

@@ -100,7 +100,6 @@ def said_at(log: str, text: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("dead_s", "return_after_s"), [(2.0, 4.0), pytest.param(30.0, 45.0, marks=pytest.mark.slow)], ids=["short", "whole"]
 )

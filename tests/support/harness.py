@@ -247,7 +247,7 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """What the daemon itself answers; {} while none does."""
         try:
-            return call(self.socket, "status")
+            return call(self.socket, "status", timeout_s=60.0)
         except (NotRunning, TryLater):
             return {}
 
