@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.debian import missing
 
@@ -24,7 +25,13 @@ _IN_CI = os.environ.get("CI") == "true"
 
 
 def pytest_configure() -> None:
-    """Undo what a shell does to its background jobs: our children would ignore the SIGINT that tests send them."""
+    """Undo what a shell does to its background jobs: our children would ignore the SIGINT that tests send them.
+
+    And have no example of hypothesis' judged by how long it takes: a machine that has other things to do is slow.
+    """
+    profile = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("captchad", profile)
+    settings.load_profile("captchad")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

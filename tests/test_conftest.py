@@ -45,7 +45,7 @@ def run(directory: Path, source: str, ci: bool, ignored: bool = False) -> tuple[
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(directory), "-rs", str(directory)]
     if ignored:
         command = ["env", "--ignore-signal=INT", *command]
-    done = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=False, timeout=280)
     return done.returncode, done.stdout
 
 

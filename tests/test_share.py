@@ -32,7 +32,7 @@ def test_man_reads_its_page_without_a_warning(page):
 
 
 def answers(*command: str) -> list[str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280)
     assert done.stderr == ""
     return done.stdout.split()
 

@@ -435,7 +435,7 @@ def outcome(function, *arguments):
         return exc
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(json_values | st.dictionaries(st.sampled_from(KEYS), json_values) | plausible)
 def test_parse_task_raises_task_errors_only(value):
     made = outcome(parse_task, value)
@@ -452,7 +452,7 @@ def test_parse_task_raises_task_errors_only(value):
 json_like = st.text(alphabet='[]{}",:\\ \n0e-NaIu', max_size=60).map(str.encode)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary() | json_like | json_values.map(json.dumps).map(str.encode))
 def test_load_json_raises_task_errors_only(data):
     value = outcome(load_json, data)

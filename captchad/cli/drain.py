@@ -31,9 +31,9 @@ def drain(options: Namespace) -> int:
     if options.eta or not options.wait:
         return _print(options, found)
     told = sys.stdout.isatty() and not options.json
-    if not options.json:
-        print(f"draining: {_under_way(found)}", flush=True)
     try:
+        if not options.json:
+            print(f"draining: {_under_way(found)}", flush=True)
         _await_end(places, found.get("pid"), told=told)
     except KeyboardInterrupt:
         print("captchactl: the drain goes on; captchactl drain waits for its end again", file=sys.stderr)

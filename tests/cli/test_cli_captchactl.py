@@ -124,7 +124,7 @@ class Ctl:
 
     def __call__(self, *arguments: str, stdin: str = "", **more) -> subprocess.CompletedProcess:
         return subprocess.run(
-            self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=60, check=False, **more
+            self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=280, check=False, **more
         )
 
     @contextmanager

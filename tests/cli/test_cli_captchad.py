@@ -24,7 +24,7 @@ def captchad(*arguments: str, **more) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=280,
         **more,
     )
 

@@ -370,7 +370,7 @@ def test_a_torn_file_is_skipped_wherever_it_is_torn(saved):
     assert numbers(saved) == [2, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2000), st.one_of(st.binary(min_size=1, max_size=6)))
 def test_a_damaged_file_is_skipped_and_never_raises(tmp_path_factory, at, noise):
     saved = Generations(tmp_path_factory.getbasetemp() / "damaged", FixedClock())

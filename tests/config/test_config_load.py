@@ -472,7 +472,7 @@ def test_the_digest_is_of_the_values_and_not_of_their_spelling(main):
 SECONDS = st.one_of(st.integers(1, 600), st.floats(0.1, 600))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.integers(2, 256),
     st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), max_size=30).filter(str.isprintable),
@@ -519,7 +519,7 @@ def test_a_tree_without_lines_names_its_source():
 # Hostile bytes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.one_of(
         st.binary(max_size=300),
@@ -555,7 +555,7 @@ VALUES = st.recursive(
 KEYS = sorted({line.split(" = ")[0].lstrip("# ") for line in EXAMPLE.splitlines() if " = " in line})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.dictionaries(
         st.sampled_from(["daemon", "supervision", "queue", "policy", "provider", "retry", "http", "x"]),

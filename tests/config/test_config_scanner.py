@@ -121,7 +121,7 @@ def leaves(value, path=()):
         yield path, value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(documents(), st.sampled_from(["\n", "\r\n"]))
 def test_every_key_has_its_line(text, newline):
     tree, lines = parse(text.replace("\n", newline), "x")
@@ -192,7 +192,7 @@ def mutate(text, mutations):
     return text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(MUTATIONS)
 @example([])
 def test_what_tomllib_takes_is_scanned_to_the_end(mutations):
@@ -207,7 +207,7 @@ def test_what_tomllib_takes_is_scanned_to_the_end(mutations):
     assert missed == []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(), st.text(alphabet="ab.=[]{}\"'#\n\\, 1"), MUTATIONS.map(lambda each: mutate(EXAMPLE, each))))
 def test_parse_raises_nothing_but_config_error(text):
     try:

@@ -11,7 +11,6 @@ from tests.e2e.chaos import PARENT_KILLS, run_chaos
 SEEDS = int(os.environ.get("CAPTCHAD_CHAOS_SEEDS", "3"))
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_workers_and_parents_die_and_nothing_is_lost_or_paid_twice(tmp_path: Path, seed: int) -> None:
     chaos = run_chaos(tmp_path, seed=seed)
@@ -22,7 +21,6 @@ def test_workers_and_parents_die_and_nothing_is_lost_or_paid_twice(tmp_path: Pat
     assert chaos.parent_kills == PARENT_KILLS
 
 
-@pytest.mark.timeout(300)
 def test_when_only_the_parent_dies_no_submit_is_unknown(tmp_path: Path) -> None:
     chaos = run_chaos(tmp_path, seed=99, kill_workers=False)
 

@@ -287,7 +287,7 @@ def test_no_mutation_of_a_good_configuration_stops_the_daemon(subject: Subject, 
     subject.restore()
     taken = refused = 0
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
     @given(mutated, st.sampled_from(("file", "file", "file", "drop-in")))
     def one(data: bytes, place: str) -> None:
         nonlocal taken, refused

@@ -71,6 +71,11 @@ def test_a_day_with_four_configurations(daemon: Daemon) -> None:
     assert daemon.ctl("config", "rollback", "1").returncode == 7
 
 
+def test_status_says_how_long_a_configuration_is_on_probation(tmp_path: Path) -> None:
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"daemon": {"probation_s": 3600.0}}) as daemon:
+        assert "(file, generation 1, on probation for " in "".join(lines(daemon, "status"))
+
+
 def test_what_nobody_confirms_goes_and_what_somebody_confirms_stays(daemon: Daemon) -> None:
     daemon.write_config({"daemon": {"workers": 3}})
     assert lines(daemon, "reload", "--confirm-within", "1s")[-1].startswith("captchactl config confirm keeps it")

@@ -5,8 +5,6 @@ import resource
 import signal
 from pathlib import Path
 
-import pytest
-
 from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
 
@@ -17,7 +15,6 @@ TASKS = [{"id": f"d{number}", "sitekey": f"k{number}", "pageurl": "https://examp
 NONE_LEFT = 8
 
 
-@pytest.mark.timeout(120)
 def test_a_parent_without_descriptors_goes_on_with_what_it_has_and_recovers(tmp_path: Path) -> None:
     overrides = {"daemon": {"workers": 2, "min_workers": 1}, "supervision": {"heartbeat_s": 0.2}}
     with Sandbox(scenario="[solve]\nseconds = 1.0\n") as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
@@ -38,7 +35,6 @@ def test_a_parent_without_descriptors_goes_on_with_what_it_has_and_recovers(tmp_
         eventually(lambda: daemon.status()["workers"]["alive"] == 2)
 
 
-@pytest.mark.timeout(60)
 def test_a_limit_that_is_too_low_for_the_load_is_named_at_the_start_and_the_load_is_lowered(tmp_path: Path) -> None:
     overrides = {"daemon": {"workers": 2, "min_workers": 1}, "supervision": {"threads": 32}}
     with Sandbox(scenario="[solve]\nseconds = 0.3\n") as sandbox:

@@ -41,7 +41,6 @@ def _status_lines(sock: socket.socket) -> str:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(180)
 def test_a_full_disk_stops_intake_loses_nothing_and_heals(small_disk: Path, tmp_path: Path) -> None:
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(small_disk.parent / "n"))
@@ -88,7 +87,6 @@ def _run(daemon: Daemon, sandbox: Sandbox, disk: Path, notify: socket.socket) ->
 
 
 @pytest.mark.root
-@pytest.mark.timeout(120)
 def test_a_start_on_a_full_disk_is_ready_without_intake_and_heals(small_disk: Path, tmp_path: Path) -> None:
     with Sandbox(scenario="[solve]\nseconds = 2.0\n") as sandbox:
         daemon = Daemon(small_disk, sandbox)

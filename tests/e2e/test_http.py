@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,16 +12,25 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
 
+LISTEN = {"listen": "127.0.0.1:0"}
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def port_of(daemon: Daemon) -> int:
+    """The port on which it listens: one of the kernel's choice, that nobody else can have taken meanwhile."""
+    ours = _sockets(daemon.pid)
+    (port,) = eventually(lambda: [port for inode, port in _listening() if inode in ours])
+    return port
+
+
+def _listening() -> list[tuple[str, int]]:
+    """Inode and port of each socket that listens."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [(row[9], int(row[1].rpartition(":")[2], 16)) for row in rows if row[3] == "0A"]
 
 
 def get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -32,10 +40,9 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def _children_that_listen(parent: int, port: int) -> list[int]:
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    inodes = {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+    inodes = {inode for inode, each in _listening() if each == port}
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if _sockets(pid) & inodes]
+    return [int(pid) for pid in children if _sockets(int(pid)) & inodes]
 
 
 def _template(daemon: Daemon, port: int) -> int:
@@ -45,27 +52,27 @@ def _template(daemon: Daemon, port: int) -> int:
     return pid
 
 
-def _sockets(pid: str) -> set[str]:
+def _sockets(pid: int) -> set[str]:
     """Inodes of the sockets that a process has open."""
     targets = (os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir())
     return {target[8:-1] for target in targets if target.startswith("socket:[")}
 
 
 def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
-    port = free_port()
     supervision = {"standby": 0, "stall_s": 3.0}
     daemon_table = {"workers": 2, "min_workers": 2}
-    overrides = {"http": {"listen": f"127.0.0.1:{port}"}, "daemon": daemon_table, "supervision": supervision}
+    overrides = {"http": LISTEN, "daemon": daemon_table, "supervision": supervision}
     with Sandbox(scenario="[solve]\nseconds = 0.2\n") as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
+        port = port_of(daemon)
         eventually(lambda: get(port, "/health/ready")[0] == 200)
         daemon.drop([{"id": "h", "sitekey": "h", "pageurl": "https://example.com/"}])
         daemon.wait_results(1)
 
-        def solved() -> float:
+        def solved() -> float | None:
             families = text_string_to_metric_families(get(port, "/metrics")[1])
             samples = [sample for family in families for sample in family.samples]
             named = {(sample.name, tuple(sample.labels.items())): sample.value for sample in samples}
-            return named[("captchad_tasks_total", (("result", "solved"),))]
+            return named.get(("captchad_tasks_total", (("result", "solved"),)))
 
         eventually(lambda: solved() == 1.0)
         assert get(port, "/health")[0] == 200
@@ -81,8 +88,8 @@ def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_monitor_that_dies_comes_back(tmp_path: Path) -> None:
-    port = free_port()
-    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"http": {"listen": f"127.0.0.1:{port}"}}) as daemon:
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"http": LISTEN}) as daemon:
+        port = port_of(daemon)
         eventually(lambda: get(port, "/livez")[0] == 200)
         (monitor,) = _children_that_listen(daemon.pid, port)
         os.kill(monitor, signal.SIGKILL)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.e2e.test_http import free_port, get
+from tests.e2e.test_http import LISTEN, get, port_of
 from tests.e2e.test_supervision import settled, template, workers
 from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
@@ -96,11 +96,12 @@ def test_plain_lines_then_json_from_a_reload_on_then_only_errors(tmp_path: Path)
 
 
 def test_the_monitor_logs_as_the_others_do(tmp_path: Path) -> None:
-    port, broken = free_port(), tmp_path / "broken"
+    broken = tmp_path / "broken"
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BROKEN)
     environ = {"PYTHONPATH": str(tmp_path / "site"), "BROKEN": str(broken)}
-    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"http": {"listen": f"127.0.0.1:{port}"}}, environ) as daemon:
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, {"http": LISTEN}, environ) as daemon:
+        port = port_of(daemon)
 
         def said() -> list[dict[str, Any]]:
             lines = [line for line in daemon.log().splitlines() if "the body of a child fails" in line]

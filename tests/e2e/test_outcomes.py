@@ -56,12 +56,6 @@ per = "sitekey"
 times = 2
 
 [[rule]]
-match = { sitekey = "late-*" }
-solve_s = 4.6
-per = "sitekey"
-times = 1
-
-[[rule]]
 match = { sitekey = "never-*" }
 outcome = "never"
 
@@ -79,13 +73,17 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def daemon(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    overrides = {
-        "provider": {"first_poll_s": 0.1, "poll_s": 0.1, "timeout_s": 2.0, "submit_s": 5.0},
+    with Daemon(tmp_path_factory.mktemp("outcomes"), sandbox, overrides(timeout_s=60.0)) as daemon:
+        yield daemon
+
+
+def overrides(*, timeout_s: float) -> dict[str, Any]:
+    """A quick daemon that waits for a captcha so long."""
+    return {
+        "provider": {"first_poll_s": 0.1, "poll_s": 0.1, "timeout_s": timeout_s, "submit_s": 20.0},
         "retry": {"base_delay_s": 0.05, "max_delay_s": 0.1},
         "breaker": {"failure_threshold": 50},
     }
-    with Daemon(tmp_path_factory.mktemp("outcomes"), sandbox, overrides) as daemon:
-        yield daemon
 
 
 def task(task_id: str, **over: Any) -> dict[str, Any]:
@@ -167,17 +165,24 @@ def test_rubbish_while_polling_is_polled_through(daemon: Daemon, sandbox: Sandbo
     assert (result["status"], result["charges"], charges(sandbox, "html-1")) == ("solved", 1, 1)
 
 
-def test_a_late_answer_wins_and_the_second_submit_is_counted(daemon: Daemon, sandbox: Sandbox) -> None:
-    before = daemon.status()["queue"]["late_submits"]
-    result = run(daemon, task("late-1"))["late-1"]
+def test_a_late_answer_wins_and_the_second_submit_is_counted(tmp_path: Path) -> None:
+    solves = "[solve]\nseconds = 0.2\n"
+    holds = f'{solves}[[rule]]\nop = "poll"\nfault = "CAPCHA_NOT_READY"\n'
+    with Sandbox(scenario=holds) as sandbox, Daemon(tmp_path, sandbox, overrides(timeout_s=8.0)) as daemon:
+        daemon.drop([task("late-1")])
+        eventually(lambda: charges(sandbox, "late-1") == 2)
+        first, second = (captcha["captcha_id"] for captcha in sandbox.captchas())
+        sandbox.set_scenario(f'{holds}match = {{ id = "{second}" }}\n')
+        result = daemon.wait_results(1)["late-1"]
 
-    assert result["status"] == "solved"
-    assert result["charges"] == charges(sandbox, "late-1") == 2
-    assert daemon.status()["queue"]["late_submits"] - before == 1
+        assert (result["status"], result["captcha_id"]) == ("solved", str(first))
+        assert result["charges"] == charges(sandbox, "late-1") == 2
+        assert daemon.status()["queue"]["late_submits"] == 1
 
 
-def test_a_captcha_that_nobody_answers_times_out(daemon: Daemon, sandbox: Sandbox) -> None:
-    result = run(daemon, task("never-1"))["never-1"]
+def test_a_captcha_that_nobody_answers_times_out(sandbox: Sandbox, tmp_path: Path) -> None:
+    with Daemon(tmp_path, sandbox, overrides(timeout_s=1.0)) as daemon:
+        result = run(daemon, task("never-1"))["never-1"]
 
     assert (result["status"], result["error"], result["category"]) == ("failed", "TIMEOUT", "transient")
     assert result["attempts"] == charges(sandbox, "never-1") == 3

@@ -12,7 +12,7 @@ def tasks(count: int) -> list[dict[str, str]]:
 
 def test_one_that_is_never_solved_is_polled_twenty_times_at_most(tmp_path: Path) -> None:
     overrides = {
-        "provider": {"first_poll_s": 0.05, "poll_s": 0.02, "timeout_s": 0.8},
+        "provider": {"first_poll_s": 0.05, "poll_s": 0.02, "timeout_s": 3.0},
         "retry": {"max_attempts": 2, "base_delay_s": 3.0, "max_delay_s": 3.0},
     }
     with (

@@ -59,6 +59,6 @@ def test_a_report_is_not_sent_again_after_a_kill(tmp_path: Path) -> None:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking:
             eventually(lambda: sandbox.totals()["reports"])
             daemon.restart(signal.SIGKILL)
-            assert asking.wait(10.0) == 7
+            assert asking.wait(30.0) == 7
         assert "it is reported already, as bad" in daemon.ctl("report", "a", "bad").stderr
         assert sandbox.totals()["reports"] == 1

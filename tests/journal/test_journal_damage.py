@@ -23,7 +23,7 @@ from tests.crash.workload import Story
 from tests.journal.kit import App, HookOs, padding
 from tests.journal.model import lay_out
 
-FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=120, deadline=None)
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=120)
 
 
 def template(fast_dir):

@@ -210,7 +210,7 @@ def test_a_reader_beside_a_busy_writer(fast_dir):
             os.write(2, repr(error).encode())
             os._exit(1)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         reads = 0
         while shared.now().droppable < 2000 or reads < 500:
             check_read(directory, shared.now().promised, shared.now)

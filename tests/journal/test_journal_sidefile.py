@@ -76,7 +76,7 @@ def test_another_workers_words_are_not_taken(tmp_path):
     assert read_side_file(path.with_name("3-2.jsonl")).outcomes == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(st.data())
 def test_damage_never_raises_and_never_makes_up_an_outcome(fast_dir, data):
     path = fast_dir / "workers" / "3-1.jsonl"

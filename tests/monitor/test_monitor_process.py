@@ -31,16 +31,19 @@ SNAPSHOT = {
 
 
 class ShiftedClock(SystemClock):
-    """A clock that the test moves from outside: each byte in a pipe is a second."""
+    """A clock that only the test moves, from outside: each byte in a pipe is a second.
+
+    However long a test takes, a snapshot grows stale and a client slow when the test says so.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._shift_s = 0.0
+        self._now_s = super().monotonic()
 
     def monotonic(self) -> float:
         with contextlib.suppress(BlockingIOError):
-            self._shift_s += len(os.read(self._fd, 4096))
-        return super().monotonic() + self._shift_s
+            self._now_s += len(os.read(self._fd, 4096))
+        return self._now_s
 
 
 class Monitor:

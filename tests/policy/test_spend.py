@@ -19,7 +19,7 @@ def most_within(times: list[float], span: float) -> int:
     return max((bisect_right(times, at + span - 1e-6) - index for index, at in enumerate(times)), default=0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     waits=st.lists(st.sampled_from([0.0, 0.3, 7.0, 59.9, 60.0, 900.0, 3599.0, 20000.0]), max_size=150),
     hour=st.integers(0, 9),

@@ -17,7 +17,7 @@ from captchad.provider.resolver import Resolver
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
 #: How long a test waits for what must happen soon. Only a failing test waits so long.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 KEY = "k3y+/=&0123456789abcdef012345678"
 

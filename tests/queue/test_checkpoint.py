@@ -209,7 +209,7 @@ class IndexedHistories(Histories):
 
 
 IndexedHistories.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=60, suppress_health_check=list(HealthCheck)
 )
 TestIndexedHistories = IndexedHistories.TestCase
 
@@ -703,7 +703,7 @@ def test_no_byte_behind_good_checksums_raises(written: tuple[Path, dict[str, Any
         journal.close()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_nothing_that_is_written_with_good_checksums_raises(
     written: tuple[Path, dict[str, Any], bytes], data: st.DataObject

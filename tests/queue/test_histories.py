@@ -249,7 +249,5 @@ class Histories(RuleBasedStateMachine):
             self.root.cleanup()
 
 
-Histories.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=60, suppress_health_check=list(HealthCheck))
 TestHistories = Histories.TestCase

@@ -12,7 +12,7 @@ from captchad.model.clock import SystemClock
 from captchad.spool.dirs import SpoolDirs
 from captchad.spool.intake import Intake, Offer, Verdict
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 PAGE = "https://example.com/login"
 TASK = '{"sitekey": "k", "pageurl": "https://example.com/login"}'
 

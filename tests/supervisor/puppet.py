@@ -42,6 +42,7 @@ class _Puppet:
         self.loop = Loop(SystemClock())
         self.process = Process(0, fate, time.monotonic())
         self.leaves_at: float | None = None
+        self.due = time.monotonic()  # the next beat
 
     def live(self) -> int:
         with contextlib.suppress(KeyboardInterrupt):
@@ -77,6 +78,7 @@ class _Puppet:
 
     def _beat(self) -> None:
         now = time.monotonic()
+        lag_s = max(0.0, now - self.due)
         said = self.process.says(now)
         self.channel.send(
             {
@@ -87,14 +89,15 @@ class _Puppet:
                 "calls": said.calls,
                 "beyond_s": said.beyond_s,
                 "oldest_beyond_s": said.oldest_beyond_s,
-                "lag_s": 0.0,
+                "lag_s": lag_s,
                 "completed": said.completed,
                 "starved": 0,
                 "rss": said.rss_bytes,
                 "private": said.private_bytes,
             }
         )
-        self.loop.call_at(next_beat(now, self.beat_s), self._beat)
+        self.due = next_beat(now, self.beat_s)
+        self.loop.call_at(self.due, self._beat)
 
 
 def _eat() -> None:

@@ -4,7 +4,7 @@ Times are such that no two things that are independent of each other happen with
 decisions is then the same wherever it is played.
 """
 
-__all__ = ["SCENARIOS", "Scenario", "play_for_real", "play_simulated"]
+__all__ = ["LATE_S", "SCENARIOS", "SETTINGS", "TRIES", "Scenario", "play_for_real", "play_in_time", "play_simulated"]
 
 import logging
 import os
@@ -35,7 +35,7 @@ BEAT_S = 0.2
 #: What was done, and why; the seat of those who came or died.
 Entry = tuple[str, str, int | None]
 
-_BASE = Settings(
+SETTINGS = Settings(
     workers=2,
     min_workers=1,
     heartbeat_s=BEAT_S,
@@ -54,7 +54,7 @@ class Scenario:
     seconds: float
     fates: Mapping[int, Fate] = field(default_factory=dict)
     script: tuple[tuple[float, str], ...] = ()
-    settings: Settings = _BASE
+    settings: Settings = SETTINGS
 
 
 def _fate(broken: Broken, after_s: float, **more: float) -> Fate:
@@ -63,19 +63,21 @@ def _fate(broken: Broken, after_s: float, **more: float) -> Fate:
 
 SCENARIOS = {
     "a crash": Scenario(2.0, {1: _fate(Broken.EXITS, 0.7)}),
-    "a signal, without a reserve": Scenario(2.0, {2: _fate(Broken.SIGNALLED, 0.7)}, settings=replace(_BASE, standby=0)),
+    "a signal, without a reserve": Scenario(
+        2.0, {2: _fate(Broken.SIGNALLED, 0.7)}, settings=replace(SETTINGS, standby=0)
+    ),
     "one that hangs": Scenario(3.5, {1: _fate(Broken.HANGS, 0.7)}),
     "one whose calls never end": Scenario(3.5, {2: _fate(Broken.WEDGED, 0.5)}),
     "one call that never ends": Scenario(4.0, {2: _fate(Broken.STUCK, 0.5)}),
-    "slow calls": Scenario(3.0, {1: _fate(Broken.SLOW, 0.3)}, settings=replace(_BASE, stall_s=2.5)),
+    "slow calls": Scenario(3.0, {1: _fate(Broken.SLOW, 0.3)}, settings=replace(SETTINGS, stall_s=2.5)),
     "one that does not boot in time": Scenario(4.0, {2: _fate(Broken.BOOT_HANGS, 0.0)}),
     "one that cannot boot for a while": Scenario(
         3.0,
         {number: Fate(0.05, Broken.BOOT_EXITS) for number in (2, 3, 4, 5)},
-        settings=replace(_BASE, workers=1, standby=1),
+        settings=replace(SETTINGS, workers=1, standby=1),
     ),
-    "one that has done its tasks": Scenario(4.0, {1: Fate(0.0, tasks=12.0)}, settings=replace(_BASE, max_tasks=20)),
-    "one that leaks": Scenario(4.0, {2: Fate(0.0, leak=2e7)}, settings=replace(_BASE, max_private_bytes=30_000_000)),
+    "one that has done its tasks": Scenario(4.0, {1: Fate(0.0, tasks=12.0)}, settings=replace(SETTINGS, max_tasks=20)),
+    "one that leaks": Scenario(4.0, {2: Fate(0.0, leak=2e7)}, settings=replace(SETTINGS, max_private_bytes=30_000_000)),
     "all are renewed": Scenario(4.0, script=((0.7, "renew"),)),
     "more, then fewer": Scenario(4.0, script=((0.7, "scale 4"), (2.0, "scale 1"))),
     "a parent that is held up": Scenario(4.5, {2: _fate(Broken.HANGS, 2.9)}, script=((0.7, "hold up"),)),
@@ -83,10 +85,16 @@ SCENARIOS = {
         3.0,
         {1: _fate(Broken.EXITS, 0.7)},
         script=((0.5, "no descriptors"), (1.5, "descriptors")),
-        settings=replace(_BASE, standby=0),
+        settings=replace(SETTINGS, standby=0),
     ),
     "a stop, and one that does not go": Scenario(3.5, {1: Fate(0.0, drain_s=60.0)}, script=((0.7, "stop"),)),
 }
+
+#: A real play in which somebody was later than this is no play of its scenario: what was to be apart may have met.
+LATE_S = BEAT_S / 2
+
+#: A machine that has other things to do may spoil so many, less one.
+TRIES = 6
 
 #: The parent stands still for longer than a worker may be silent.
 HELD_UP_S = 1.7
@@ -175,6 +183,9 @@ class _Stage:
             out_of_memory,
         )
         self._ends = False
+        self._due: float | None = None
+        self._silent = [number for number, fate in scenario.fates.items() if fate.broken is Broken.HANGS]
+        self.late_s = 0.0
 
     def play(self, scenario: Scenario) -> list[Entry]:
         self.crew.start(1)
@@ -197,9 +208,24 @@ class _Stage:
 
     def _tick(self) -> None:
         """As the parent does it."""
+        self._look_at_times()
         due = next_beat(time.monotonic() - 0.02, BEAT_S) + 0.02
         self.crew.tick(due)
+        self._due = due
         self.loop.call_at(due, self._tick)
+
+    def _look_at_times(self) -> None:
+        """How late this tick is, all beats are or were, and forks and first beats, which come at once."""
+        now = time.monotonic()
+        late = [0.0 if self._due is None else now - self._due]
+        for number, vital in self.crew.view.vitals.items():
+            late.append(vital.beat.lag_s)
+            late.append((vital.forked_at or now) - vital.ordered_at)
+            if vital.first_beat_at is not None:
+                late.append(vital.first_beat_at - vital.ordered_at)
+            if vital.last_beat_at is not None and number not in self._silent:
+                late.append(now - vital.last_beat_at - BEAT_S)
+        self.late_s = max(self.late_s, *late)
 
     def _do(self, what: str) -> None:
         match what.split():
@@ -209,6 +235,7 @@ class _Stage:
                 self.crew.rescale(int(target))
             case ["hold", "up"]:
                 time.sleep(HELD_UP_S)  # the parent itself stands still: that is what is tested
+                self._due = None
             case ["no", "descriptors"]:
                 self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (_lowest_free(), self._limit[1]))
@@ -240,11 +267,21 @@ def _template() -> Iterator[Template]:
         reap_strangers(())
 
 
-def play_for_real(scenario: Scenario, out_of_memory: Callable[[], bool] = lambda: False) -> list[Entry]:
-    """Its decisions and deaths with real processes."""
+def play_for_real(scenario: Scenario, out_of_memory: Callable[[], bool] = lambda: False) -> tuple[list[Entry], float]:
+    """Its decisions and deaths with real processes, and how late in s the machine was, at the worst."""
     with _template() as template:
         stage = _Stage(scenario, template, out_of_memory)
         try:
-            return stage.play(scenario)
+            return stage.play(scenario), stage.late_s
         finally:
             stage.close()
+
+
+def play_in_time(scenario: Scenario) -> tuple[list[Entry], float]:
+    """The same, of another try if the decisions are not the simulated ones and the machine was late."""
+    wanted = play_simulated(scenario)
+    for _ in range(TRIES):
+        found, late_s = play_for_real(scenario)
+        if found == wanted or late_s < LATE_S:
+            break
+    return found, late_s

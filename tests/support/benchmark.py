@@ -21,7 +21,7 @@ def run_module(module: str, *arguments: str, prefix: Sequence[str] = (), **envir
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,  # below the limit of a test, so that what it said is not lost
+        timeout=280,  # below the limit of a test, so that what it said is not lost
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

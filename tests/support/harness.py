@@ -28,7 +28,7 @@ T = TypeVar("T")
 _NOT_INHERITED = ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "STATE_DIRECTORY", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
-def eventually(probe: Callable[[], T], timeout: float = 15.0, every: float = 0.02) -> T:
+def eventually(probe: Callable[[], T], timeout: float = 30.0, every: float = 0.02) -> T:
     """The first true value of `probe`, tried again and again. Raises AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := probe()):
@@ -247,7 +247,7 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """What the daemon itself answers; {} while none does."""
         try:
-            return call(self.socket, "status")
+            return call(self.socket, "status", timeout_s=60.0)
         except (NotRunning, TryLater):
             return {}
 

@@ -6,6 +6,7 @@ changes outlive the boot. An assertion that fails ends it.
 
 __all__ = [
     "DEB",
+    "HOLDS",
     "QUICK",
     "ROOT",
     "SCENARIOS",
@@ -51,6 +52,8 @@ UNITS = Path("/etc/systemd/system")
 SPOOL = Path("/var/spool/captchad")
 QUICK = "[solve]\nseconds = [0.2, 0.5]\n"
 SLOW = "[solve]\nseconds = [4.0, 5.0]\n"
+#: Nothing is solved, however long a look at it takes.
+HOLDS = f'{QUICK}[[rule]]\nop = "poll"\nfault = "CAPCHA_NOT_READY"\n'
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -83,7 +86,8 @@ def show(unit: str, name: str) -> str:
 
 
 def journal(unit: str = "captchad") -> str:
-    """What the unit, and systemd about it, have logged."""
+    """What the unit, and systemd about it, have logged until now. journald may be behind, but not after a sync."""
+    run("journalctl", "--sync", ok=False)
     return run("journalctl", "--no-pager", "--unit", unit, ok=False).stdout
 
 

@@ -34,13 +34,15 @@ WORKERS = Path("/var/lib/captchad/journal/workers")
 
 
 def entries(*matches: str) -> list[dict[str, Any]]:
-    """What journalctl finds, each entry an object."""
+    """What journalctl finds, each entry an object; all that was logged until now is there."""
+    run("journalctl", "--sync")
     found = run("journalctl", "--output=json", "--all", *matches).stdout
     return [json.loads(line) for line in found.splitlines()]
 
 
 def logs(*options: str) -> list[dict[str, Any]]:
-    """What `captchactl logs` finds."""
+    """What `captchactl logs` finds, the same."""
+    run("journalctl", "--sync")
     return [json.loads(line) for line in run("captchactl", "logs", "--json", *options).stdout.splitlines()]
 
 

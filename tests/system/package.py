@@ -14,6 +14,7 @@ from tests.support.harness import eventually
 from tests.support.sandbox import Sandbox
 from tests.system.kit import (
     DEB,
+    HOLDS,
     QUICK,
     SLOW,
     SPOOL,
@@ -176,7 +177,7 @@ def said(task: str) -> str | None:
 
 def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
     run("systemctl", "enable", "captchad")
-    sandbox.set_scenario(SLOW)
+    sandbox.set_scenario(HOLDS)
     flying = drop("flying", 1)
     eventually(lambda: status()["queue"]["in_flight"] == 1, 30)
     removed_for_nothing()
@@ -257,6 +258,7 @@ def a_purge_keeps_what_is_paid_for() -> None:
 
 def nothing_of_it_was_lost(sandbox: Sandbox, ids: list[str]) -> None:
     configure(sandbox, workers=2)
+    sandbox.set_scenario(QUICK)
     run("systemctl", "start", "captchad")
     wait_solved(ids)
     assert charges(sandbox) == 14, sandbox.totals()
@@ -285,9 +287,9 @@ def an_upgrade_under_load(directory: Path) -> None:
         config = (CONFIG / "captchad.toml").read_text()
         run("systemctl", "start", "captchad")
         with dropping() as ids:
-            ids += drop("batch", 60)
             for name, line in (("preinst", "set -e"), ("postinst", "systemd-sysusers captchad.conf")):
                 _, bad = repack(directory, "9.8.6", failing=(name, line))
+                ids += drop(f"batch-{name}", 60)
                 eventually(lambda: status()["queue"]["in_flight"] >= 50, 60)
                 before = main_pid("captchad")
                 assert run("dpkg", "--install", str(bad), ok=False).returncode != 0
@@ -296,6 +298,7 @@ def an_upgrade_under_load(directory: Path) -> None:
                 assert version == (old if name == "preinst" else "9.8.6"), version
                 step(f"an upgrade that fails in {name} leaves {version} running")
 
+            ids += drop("batch", 60)
             eventually(lambda: status()["queue"]["in_flight"] >= 50, 60)
             flying = status()["queue"]["in_flight"]
             run("dpkg", "--install", str(new))

@@ -48,7 +48,7 @@ def notify_speaks_to_systemd(directory: Path) -> None:
 
     before = main_pid("notifier")
     os.kill(before, signal.SIGUSR1)
-    eventually(lambda: show("notifier", "NRestarts") == "1" and show("notifier", "SubState") == "running", 30)
+    eventually(lambda: show("notifier", "NRestarts") != "0" and show("notifier", "SubState") == "running", 30)
     assert main_pid("notifier") != before
     assert "Watchdog timeout" in journal("notifier")
     step("restarted by the watchdog")
@@ -108,7 +108,7 @@ def the_watchdog_restarts_a_stopped_parent(directory: Path) -> None:
     install()
     with Sandbox(scenario=QUICK) as sandbox:
         configure(sandbox, workers=2)
-        drop_in("WatchdogSec=2s\nRestartSec=200ms\n")
+        drop_in("WatchdogSec=4s\nRestartSec=200ms\n")
         sandbox.set_scenario(SLOW)
         run("systemctl", "start", "captchad")
         before = main_pid("captchad")
@@ -116,7 +116,7 @@ def the_watchdog_restarts_a_stopped_parent(directory: Path) -> None:
         eventually(lambda: charges(sandbox) >= 10, 30)
         os.kill(before, signal.SIGSTOP)
         step(f"stopped the parent with {charges(sandbox)} captchas at the provider")
-        eventually(lambda: show("captchad", "NRestarts") == "1" and show("captchad", "SubState") == "running", 60)
+        eventually(lambda: show("captchad", "NRestarts") != "0" and show("captchad", "SubState") == "running", 60)
         assert main_pid("captchad") != before
         assert "Watchdog timeout" in journal()
         step("the watchdog has restarted it")

@@ -14,14 +14,14 @@ pytestmark = [pytest.mark.root, pytest.mark.debian(*NEEDS)]
 
 
 def test_it_passes_on_status_and_output(tmp_path):
-    done = boot(["bash", "-c", "cat /proc/1/comm; systemctl is-system-running; exit 7"], share=tmp_path, timeout=30)
+    done = boot(["bash", "-c", "cat /proc/1/comm; systemctl is-system-running; exit 7"], share=tmp_path, timeout=100)
 
     assert (done.returncode, done.stdout) == (7, "systemd\nrunning\n")
 
 
 def test_only_the_shared_directory_keeps_what_is_written(tmp_path):
     kept, gone = tmp_path / "kept", Path(f"/etc/captchad-test-{os.getpid()}")
-    done = boot(["bash", "-euc", f"echo a >{kept}; echo b >{gone}; cat {gone}"], share=tmp_path, timeout=30)
+    done = boot(["bash", "-euc", f"echo a >{kept}; echo b >{gone}; cat {gone}"], share=tmp_path, timeout=100)
 
     assert (done.returncode, done.stdout) == (0, "b\n")
     assert kept.read_text() == "a\n"
@@ -30,7 +30,7 @@ def test_only_the_shared_directory_keeps_what_is_written(tmp_path):
 
 def test_the_machines_own_settings_are_out_of_reach(tmp_path):
     before = Path("/proc/sys/vm/swappiness").read_text()
-    done = boot(["bash", "-c", "echo 7 >/proc/sys/vm/swappiness"], share=tmp_path, timeout=30)
+    done = boot(["bash", "-c", "echo 7 >/proc/sys/vm/swappiness"], share=tmp_path, timeout=100)
 
     assert done.returncode == 1
     assert "Read-only file system" in done.stderr

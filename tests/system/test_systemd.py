@@ -12,7 +12,7 @@ from tests.system.guest import SCENARIOS
 pytestmark = [
     pytest.mark.root,
     pytest.mark.debian(*NEEDS, "debhelper", "dh-python", "man-db"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
 
@@ -22,6 +22,6 @@ def test_under_systemd(scenario, deb, wheel, tmp_path):
     made = {"CAPTCHAD_DEB": shutil.copy(deb, tmp_path), "CAPTCHAD_WHEEL": shutil.copy(wheel, tmp_path)}
     command = ["/usr/bin/python3", "-m", "tests.system.guest", scenario, str(tmp_path)]
     environ = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | made
-    done = boot(command, share=tmp_path, environ=environ, timeout=270)
+    done = boot(command, share=tmp_path, environ=environ, timeout=570)
 
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"

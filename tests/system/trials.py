@@ -13,6 +13,7 @@ from typing import Any
 from tests.support.harness import eventually
 from tests.support.sandbox import Sandbox
 from tests.system.kit import (
+    HOLDS,
     QUICK,
     SPOOL,
     charges,
@@ -30,8 +31,6 @@ from tests.system.kit import (
     wait_solved,
 )
 
-#: Long enough for a hundred to be at the provider at once.
-HELD = "[solve]\nseconds = [5.0, 6.0]\n"
 #: Charged at once, answered late: who dies meanwhile knows of no captcha.
 LATE = '[solve]\nseconds = 1.0\n[[rule]]\nfault = "delay"\ndelay_s = 2.0\n'
 ROOMY = "submits_per_3s = 1000\nmax_in_flight = 1000\n"
@@ -49,7 +48,7 @@ def users_a_stop_and_a_crash(directory: Path) -> None:
         with Path("/etc/captchad/captchad.toml").open("a") as file:
             file.write(ROOMY)
         users_are_kept_apart()
-        sandbox.set_scenario(HELD)
+        sandbox.set_scenario(HOLDS)
         a_stop_with_a_hundred_in_flight(sandbox)
         sandbox.set_scenario(LATE)
         a_parent_that_crashes(sandbox)
@@ -136,6 +135,7 @@ def a_stop_with_a_hundred_in_flight(sandbox: Sandbox) -> None:
     assert ended == [], ended
     step("stopped with a hundred captchas at the provider")
 
+    sandbox.set_scenario(QUICK)
     run("systemctl", "start", "captchad")
     wait_solved(ids)
     results: dict[str, Any] = {task: result(task) for task in ids}
@@ -178,7 +178,7 @@ def a_parent_that_crashes(sandbox: Sandbox) -> None:
 def a_worker_that_is_killed_for_memory_takes_only_itself(directory: Path) -> None:
     install()
     assert run("systemctl", "show", "--property", "OOMPolicy", "--value", "captchad").stdout.strip() == "continue"
-    with memory_group() as group, Sandbox(scenario="[solve]\nseconds = [2.0, 3.0]\n") as sandbox:
+    with memory_group() as group, Sandbox(scenario=HOLDS) as sandbox:
         configure(sandbox, workers=3)
         with born_into(group):
             run("systemctl", "start", "captchad")
@@ -199,6 +199,7 @@ def a_worker_that_is_killed_for_memory_takes_only_itself(directory: Path) -> Non
         assert [(death["pid"], death["why"]) for death in deaths] == [(lost, "oom")], deaths
         step("it was one worker; its siblings and the parent live, and the reason is known")
 
+        sandbox.set_scenario(QUICK)
         wait_solved(ids)
         assert charges(sandbox) == 30, sandbox.totals()
         assert status()["queue"]["unknown_submits"] == 0

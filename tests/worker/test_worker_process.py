@@ -12,6 +12,7 @@ from pathlib import Path
 from captchad.model.states import Category
 from captchad.provider.answers import Submitted
 from captchad.provider.client import Fault
+from captchad.worker import caller
 from tests.worker.workerkit import KEY, LOG, NAME, PATIENCE_S, THREADS, Request, Rig, rig
 
 
@@ -124,13 +125,15 @@ def test_a_captcha_of_another_worker_is_polled_on_under_its_id(tmp_path):
 def test_polls_go_on_until_there_is_an_answer_and_say_that_all_is_well_now_and_then(tmp_path):
     with rig(tmp_path) as worker:
         worker.provider.reply = not_ready
+        begun = time.monotonic()
         worker.poll(1, every_s=0.01)
         worker.until(lambda: len(worker.got("done")) >= 10)
         worker.provider.reply = solve_all
         worker.until(lambda: worker.got("out"))
 
         assert len(worker.got("exec")) == len(worker.got("done")) + 1
-        assert 1 <= len(worker.got("ok")) < 5
+        # Once a second. On a machine that needs a second for each poll that is with each.
+        assert 1 <= len(worker.got("ok")) <= 1 + time.monotonic() - begun
         assert worker.got("fault") == []
 
 
@@ -231,8 +234,13 @@ def test_polls_are_made_in_due_order(tmp_path):
         for n in range(held_first):  # every thread is held up
             worker.poll(n)
         worker.until(lambda: len(worker.provider.held) == held_first)
-        for n in (104, 103, 102, 101, 100):  # the last one that is told is due first
-            worker.poll(n, first_in_s=(n - 100) * 0.2, every_s=60.0)
+        # The last one that is told is due first. All in one: what comes later is due later.
+        timing = {"provider": NAME, "key": "k", "gaps_s": [], "every_s": 60.0}
+        orders = [
+            {"m": "poll", "n": n, "cid": str(1000 + n), "first_in_s": (n - 100) * 0.2, **timing}
+            for n in (104, 103, 102, 101, 100)
+        ]
+        worker.channel.send(*orders)
         worker.for_seconds(1.0)  # all are due now
         for _ in range(5):  # and go one by one through the one free thread
             worker.provider.held.pop().answer("t")
@@ -451,7 +459,8 @@ def test_signals_do_not_end_it_and_one_shows_its_stacks(tmp_path):
         assert Path(f"/proc/{worker.child.pid}/oom_score_adj").read_text() == "500\n"
 
 
-def test_a_parent_that_does_not_read_holds_up_no_loop_and_gets_all_notes_later(tmp_path):
+def test_a_parent_that_does_not_read_holds_up_no_loop_and_gets_all_notes_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(caller, "BEGIN_S", 3.0)
     with rig(tmp_path) as worker:
         token = "x" * 100_000
         worker.provider.reply = lambda request: request.answer(token) or True
@@ -461,7 +470,7 @@ def test_a_parent_that_does_not_read_holds_up_no_loop_and_gets_all_notes_later(t
         worker.until(lambda: worker.provider.count("/res.php") == 40)
         worker.submit(100)
         worker.tell("drop", n=999)
-        worker.for_seconds(2.5)  # longer than a begin waits for room
+        worker.for_seconds(5.0)  # longer than a begin waits for room, though it may begin to wait late
         assert worker.provider.count("/in.php") == 0, "sent although its begin had not left"
 
         worker.reading = True
@@ -469,7 +478,7 @@ def test_a_parent_that_does_not_read_holds_up_no_loop_and_gets_all_notes_later(t
         assert {each["n"] for each in worker.got("out") if each["o"] == "solved"} == set(range(40))
         assert worker.got("out", 100)[0]["reason"] == "pipe"
         assert len(worker.got("beat")) > 15
-        assert max(each["lag_s"] for each in worker.got("beat")) < 1.5
+        assert max(each["lag_s"] for each in worker.got("beat")) < 2.5, "the loop has waited for room"
         worker.provider.reply = accept_all
         worker.submit(101)
         worker.until(lambda: worker.got("out", 101))
@@ -561,8 +570,8 @@ def test_a_call_past_its_deadline_is_aborted_and_its_client_not_used_again(tmp_p
     with rig(tmp_path, client=Sleeper) as worker:
         worker.configure(poll_s=0.2)
         worker.poll(1)
-        worker.until(lambda: len(worker.got("fault")) == 2)  # the second from a new client, or it would come at once
-        first, second = (i for i, each in enumerate(worker.messages) if each["m"] == "fault")
+        worker.until(lambda: len(worker.got("fault")) >= 2)  # the second from a new client, or it would come at once
+        first, second, *_ = (i for i, each in enumerate(worker.messages) if each["m"] == "fault")
         assert sum(each["m"] == "beat" for each in worker.messages[first:second]) >= 1
         oldest = max(each["oldest_s"] for each in worker.got("beat"))
         assert oldest > 0.0
@@ -643,9 +652,11 @@ def test_an_idle_worker_wakes_once_a_heartbeat(tmp_path):
             worker.tell("ack", n=n)
         worker.beat()
         worker.beat()
-        before, beats = switches(), len(worker.got("beat"))
-        worker.until(lambda: len(worker.got("beat")) == beats + 10)
-        assert switches() - before <= 13
+        begun, before, beats = time.monotonic(), switches(), len(worker.got("beat"))
+        worker.until(lambda: len(worker.got("beat")) >= beats + 10)
+        woken = switches() - before
+        # By the time, not by the beats: more than one may come at once to a test that was held up.
+        assert woken <= 3 + (time.monotonic() - begun) / 0.1
 
 
 def test_an_unknown_message_is_told_and_ignored(tmp_path, capfd):
