@@ -45,6 +45,7 @@ class Front:
         self._own_fault = own_fault
         self._template_hangs = template_hangs
         self._log = log
+        self.problem = ""  # why there is no monitor where the configuration wants one, in words
         self._address: tuple[str, int] | None = None
         self._listener: socket.socket | None = None
         self._child: Child | None = None
@@ -60,7 +61,7 @@ class Front:
         if address == self._address:
             return
         self._end()
-        self._address = address
+        self._address, self.problem = address, ""
         self._open()
 
     @property
@@ -131,7 +132,10 @@ class Front:
             self._open()
 
     def _fail(self, text: str) -> None:
-        self._log.error(text, extra=fields(Event.MONITOR_FAILED))
+        """Say it once, however often it is tried again."""
+        if text != self.problem:
+            self.problem = text
+            self._log.error(text, extra=fields(Event.MONITOR_FAILED))
         self._restart_at = self._clock.monotonic() + MONITOR_RESTART_S
 
     def _forked(self, channel: Channel, got: int | OSError) -> None:
@@ -148,10 +152,16 @@ class Front:
             return
         if channel is self._channel:
             self._child = child
+            self._is_back()
         else:
             send_signal(child, signal.SIGKILL)  # nobody wants it any more
         self._children.add(child.pid)
         self._loop.watch(child.pidfd, readable=lambda: self._died(child))
+
+    def _is_back(self) -> None:
+        if self.problem:
+            self._log.info(f"monitor: it is back, after: {self.problem}", extra=fields(Event.MONITOR_BACK))
+            self.problem = ""
 
     def _died(self, child: Child) -> None:
         code = reap(child)
@@ -161,9 +171,7 @@ class Front:
         if self._child is child:
             self._child = None
             self._drop_channel()
-            text = f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s"
-            self._log.warning(text, extra=fields(Event.MONITOR_FAILED))
-            self._restart_at = self._clock.monotonic() + MONITOR_RESTART_S
+            self._fail(f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s")
         self._go_on()
 
     def _drop_channel(self) -> None:

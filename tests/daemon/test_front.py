@@ -11,14 +11,24 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from captchad.daemon.front import Front
+from captchad.daemon.front import MONITOR_RESTART_S, Front
 from captchad.daemon.template import MODULE, body
 from captchad.ipc.loop import Loop
 from captchad.model.clock import SystemClock
+from captchad.model.logevents import Event
 from captchad.supervisor.process import become_subreaper, reap_strangers
 from captchad.supervisor.template import Template
 
 PATIENCE_S = 20.0
+
+
+class Ahead(SystemClock):
+    """A clock that can be put forward."""
+
+    by_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.by_s
 
 
 class Bench:
@@ -26,13 +36,14 @@ class Bench:
 
     def __init__(self) -> None:
         become_subreaper()
+        self.clock = Ahead()
         self.template = Template(body, MODULE)
         self.loop = Loop(SystemClock())
         self.faults: list[str] = []
         self.front = Front(
             self.template,
             self.loop,
-            SystemClock(),
+            self.clock,
             lambda reason, key: self.faults.append(f"{key}: {reason}"),
             lambda: None,
             logging.getLogger("test"),
@@ -44,6 +55,11 @@ class Bench:
         while not condition():
             assert time.monotonic() < end, f"did not happen; faults: {self.faults}"
             self.loop.turn(0.1)
+
+    def try_again(self) -> None:
+        """It is tried again now."""
+        self.clock.by_s += MONITOR_RESTART_S
+        self.front.tick()
 
     def close(self) -> None:
         os.kill(self.template.child.pid, signal.SIGCONT)
@@ -116,3 +132,35 @@ def test_a_port_that_somebody_else_has_is_the_configurations_fault_as_soon_as_no
         bench.until(lambda: bench.faults)
         assert set(bench.faults) == {f"http.listen: http.listen 0.0.0.0:{port}: Address already in use"}
         assert not bench.front.pids
+
+
+def test_a_port_that_cannot_be_had_is_a_problem_as_long_as_it_lasts_and_is_said_once(
+    bench: Bench, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    problem = f"http.listen 127.0.0.1:{port}: Address already in use; running without it, trying again"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        bench.front.configure(("127.0.0.1", port))
+        for _ in range(3):
+            assert bench.front.problem == problem
+            bench.try_again()
+        assert len(bench.faults) == 4
+    assert bench.front.problem == problem
+    bench.try_again()
+    bench.until(lambda: not bench.front.problem)
+    assert answers("127.0.0.1", port)
+    (failed, back) = caplog.records
+    assert (failed.getMessage(), failed.fields.event) == (problem, Event.MONITOR_FAILED)
+    assert (back.getMessage(), back.fields.event) == (f"monitor: it is back, after: {problem}", Event.MONITOR_BACK)
+
+
+def test_the_problem_of_an_address_goes_with_it(bench: Bench, port: int) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        bench.front.configure(("127.0.0.1", port))
+        assert bench.front.problem
+        bench.front.configure(None)
+        assert not bench.front.problem
