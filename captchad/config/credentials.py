@@ -149,7 +149,7 @@ def _read(provider: Provider, environ: Mapping[str, str]) -> _Key | _Wrong:
     if provider.api_key_file is None and not environ.get(_DIRECTORY):
         return _Wrong(
             f"there are no credentials: ${_DIRECTORY} is not set",
-            f"start captchad by systemd with LoadCredential={provider.api_key_credential}:FILE, or use api_key_file",
+            "start captchad by systemd with LoadCredential= for this name, or use api_key_file",
         )
     try:
         contents = read_bounded(_path(provider, environ), MAX_KEY_BYTES)
@@ -192,8 +192,7 @@ def parse_key(data: bytes, what: str, where: str) -> str:
 
 
 def _where(provider: Provider) -> str:
+    """Where the key belongs. A credential's name is not repeated: a key pasted in its place has the form of a name."""
     if provider.api_key_file is not None:
         return f"put the key of {provider.name} into {provider.api_key_file}"
-    return (
-        f"put the key of {provider.name} into the file of the unit's LoadCredential={provider.api_key_credential}:FILE"
-    )
+    return f"put the key of {provider.name} into the file of the unit's LoadCredential= for this name"

@@ -22,6 +22,7 @@ __all__ = [
     "type_word",
 ]
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -275,7 +276,7 @@ def _is_host(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`host:port`, or "" for off. Port 0 takes any free one."""
+    """An IP address, or localhost, and a port; or "" for off. Port 0 takes any free one."""
 
     @property
     def word(self) -> str:
@@ -283,7 +284,7 @@ class Address:
 
     @property
     def range(self) -> str:
-        return '"HOST:PORT", "[IPV6]:PORT", or "" for off'
+        return '"IPV4:PORT", "[IPV6]:PORT", "localhost:PORT", or "" for off'
 
     def read(self, value: object) -> str | Bad:
         if not isinstance(value, str):
@@ -294,13 +295,21 @@ class Address:
 
 
 def split_listen(value: str) -> tuple[str, int] | None:
-    """Host and port of `host:port` or `[ipv6]:port`; None when it is neither, or empty."""
+    """Host and port of `IPV4:PORT`, `[IPV6]:PORT` or `localhost:PORT`, which is 127.0.0.1; None when it is none, or "".
+
+    No other name is one: who binds must not wait for a name server, and its outage is no fault of the address.
+    """
     host, _, digits = value.rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", digits) or int(digits) > _PORT_MAX:
         return None
-    if re.fullmatch(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]", host):
-        return host[1:-1], int(digits)
-    return (host, int(digits)) if len(host) <= _HOST_MAX and _HOST.fullmatch(host) else None
+    if host == "localhost":
+        return "127.0.0.1", int(digits)
+    bracketed = re.fullmatch(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]", host)
+    try:
+        address = ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)
+    except ValueError:
+        return None
+    return str(address), int(digits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -500,7 +500,9 @@ class Http:
     listen: str = field(
         default="127.0.0.1:8480",
         metadata=_key(
-            Address(), 'Address of health, metrics and dashboard; "" turns HTTP off; port 0 takes a free one.'
+            Address(),
+            'Address of health, metrics and dashboard; "" turns HTTP off; port 0 takes a free one. Other names than'
+            " localhost are not taken: none is looked up.",
         ),
     )
 

@@ -40,7 +40,8 @@ ORDERS_A_TURN = 128
 #: A captcha that outlived its time-out is polled on, slowly, until it is so many time-outs old.
 LATE_LIFE_FACTOR = 5.0
 
-#: A captcha that was found in the journal is polled for so long at least, however old it is: it may be solved by now.
+#: A captcha that was found in the journal, or has another time-out by a reload, is polled for so long at least, however
+#: old it is: it may be solved by now.
 RESUMED_S = 30.0
 
 #: When a suspension is over, polls begin again at so many different times within `poll_s`.
@@ -91,6 +92,7 @@ class Dispatcher:
         self._booted: dict[WorkerKey, Worker] = {}  # in reserve, too
         self._loads: dict[WorkerKey, _Load] = {}
         self._poller: dict[int, _Load] = {}  # captcha -> who polls it
+        self._polled: Counter[int] = Counter()  # captcha -> how often, since the start
         self._unpolled: dict[int, None] = {}
         self._poll_plans = PollPlans()
         self._assign_soon = False  # captchas wait for the next turn, not for an event
@@ -108,10 +110,30 @@ class Dispatcher:
 
     def set_providers(self, providers: Mapping[str, ProviderSettings]) -> None:
         """Take a new configuration, and tell the workers."""
+        before = {name: lane.settings for name, lane in self.providers.lanes.items()}
         self.providers.configure(providers, self.keys_in_use)
         self.accounts.configure(providers)
         for worker in self._booted.values():
             worker.send(self._worker_config())
+        self._time_anew({name: old for name, old in before.items() if name in providers})
+
+    def _time_anew(self, before: Mapping[str, ProviderSettings]) -> None:
+        """Captchas in flight are polled, and time out, by the present settings where `before` had other times."""
+        lanes, view = self.providers.lanes, self.queue.view
+        changed = {name for name, old in before.items() if old.times != lanes[name].settings.times}
+        captchas = [captcha for captcha in view.captchas.values() if captcha.provider in changed]
+        moved: dict[int, Captcha] = {}
+        for captcha in captchas:
+            if before[captcha.provider].timeout_of(view.tasks[captcha.task_id].method) != self._timeout_s(captcha):
+                moved[captcha.n] = captcha
+            load = self._poller.get(captcha.n)
+            if load is not None:
+                load.worker.send(self._poll_message(captcha, polled=self._polled[captcha.n]))
+        if moved:
+            self._timeouts = [each for each in self._timeouts if each[1] not in moved]
+            heapq.heapify(self._timeouts)
+            for captcha in moved.values():
+                self._adopt(captcha, at_least_s=RESUMED_S)
 
     @property
     def keys_in_use(self) -> set[tuple[str, str]]:
@@ -381,12 +403,12 @@ class Dispatcher:
         load.polls.add(captcha.n)
         load.worker.send(self._poll_message(captcha, at_once=at_once))
 
-    def _poll_message(self, captcha: Captcha, *, at_once: bool = False) -> Message:
+    def _poll_message(self, captcha: Captcha, *, at_once: bool = False, polled: int | None = None) -> Message:
         settings = self.providers.lanes[captcha.provider].settings
         task = self.queue.view.tasks[captcha.task_id]
         age_s = max(0.0, self.queue.now() - captcha.submitted_at)
         late_life_s = self._timeout_s(captcha) * LATE_LIFE_FACTOR if captcha.late else 0.0
-        timing = self._poll_plans.timing(task.method, settings, age_s, late_life_s=late_life_s)
+        timing = self._poll_plans.timing(task.method, settings, age_s, late_life_s=late_life_s, polled=polled)
         if at_once:
             timing |= {"first_in_s": 0.0, "gaps_s": [timing["first_in_s"], *timing["gaps_s"]]}
         suspended_s = self.providers.suspended_s(captcha.provider)
@@ -433,6 +455,7 @@ class Dispatcher:
         closed, self.queue.view.closed = self.queue.view.closed, []
         for n in closed:
             self._unpolled.pop(n, None)
+            self._polled.pop(n, None)
             load = self._poller.pop(n, None)
             if load is not None:
                 load.polls.discard(n)
@@ -582,6 +605,7 @@ class Dispatcher:
                 # One that crossed a `drop` on the pipes is not followed by a `done`: it would count for ever.
                 if n in load.polls:
                     load.executing.add(n)
+                    self._polled[n] += 1
             case "done":
                 load.executing.discard(n)
                 self._cleared_if_alone(load, n)

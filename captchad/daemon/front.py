@@ -2,6 +2,7 @@
 
 __all__ = ["Front"]
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -35,18 +36,22 @@ class Front:
         template_hangs: Callable[[], None],
         log: logging.Logger,
     ) -> None:
-        """`own_fault(reason, key)` is told of a port that cannot be had, `template_hangs()` of an order not done."""
+        """`own_fault(reason, key)` is told of a port that cannot be had although no monitor of ours can have it,
+        `template_hangs()` of an order not done.
+        """
         self._template = template
         self._loop = loop
         self._clock = clock
         self._own_fault = own_fault
         self._template_hangs = template_hangs
         self._log = log
+        self.problem = ""  # why there is no monitor where the configuration wants one, in words
         self._address: tuple[str, int] | None = None
         self._log_settings: Message = {}
         self._listener: socket.socket | None = None
         self._child: Child | None = None
         self._children: set[int] = set()  # pids, until they are reaped
+        self._ordered = 0  # monitors that the template has not answered for yet
         self._channel: Channel | None = None
         self._restart_at: float | None = None
         self._ordered_at = 0.0
@@ -60,7 +65,7 @@ class Front:
         if address == self._address:
             return
         self._end()
-        self._address = address
+        self._address, self.problem = address, ""
         self._open()
 
     @property
@@ -103,6 +108,7 @@ class Front:
                 self._channel = channel = Channel(os.dup(ours.fileno()))
                 self._ordered_at = self._clock.monotonic()
                 fds = [theirs.fileno(), self._listener.fileno()]
+                self._ordered += 1
                 order = {"what": "monitor", **self._log_settings}
                 self._template.order(order, fds, lambda got: self._forked(channel, got))
         except OSError as error:
@@ -113,15 +119,32 @@ class Front:
             try:
                 self._listener = _listen(host, port)
             except OSError as error:
+                self._restart_at = self._clock.monotonic() + MONITOR_RESTART_S
+                if error.errno == errno.EADDRINUSE and self._ours_may_listen:
+                    return False  # tried again when they are gone
                 self._own_fault(f"http.listen {host}:{port}: {error.strerror}", "http.listen")
                 self._fail(f"http.listen {host}:{port}: {error.strerror}; running without it, trying again")
         return self._listener is not None
 
+    @property
+    def _ours_may_listen(self) -> bool:
+        """Whether a monitor may still have an earlier listener: one that is dying, or is forked only now."""
+        return bool(self._children) or self._ordered > 0
+
+    def _go_on(self) -> None:
+        """One of ours is gone: what it may have kept from us is tried again."""
+        if self._address is not None and self._listener is None and not self._closed and not self._ours_may_listen:
+            self._open()
+
     def _fail(self, text: str) -> None:
-        self._log.error(text, extra=fields(Event.MONITOR_FAILED))
+        """Say it once, however often it is tried again."""
+        if text != self.problem:
+            self.problem = text
+            self._log.error(text, extra=fields(Event.MONITOR_FAILED))
         self._restart_at = self._clock.monotonic() + MONITOR_RESTART_S
 
     def _forked(self, channel: Channel, got: int | OSError) -> None:
+        self._ordered -= 1
         try:
             if isinstance(got, OSError):
                 raise got
@@ -130,13 +153,20 @@ class Front:
             if channel is self._channel:
                 self._drop_channel()
                 self._fail(f"monitor: cannot fork: {error.strerror}; trying again")
+            self._go_on()
             return
         if channel is self._channel:
             self._child = child
+            self._is_back()
         else:
             send_signal(child, signal.SIGKILL)  # nobody wants it any more
         self._children.add(child.pid)
         self._loop.watch(child.pidfd, readable=lambda: self._died(child))
+
+    def _is_back(self) -> None:
+        if self.problem:
+            self._log.info(f"monitor: it is back, after: {self.problem}", extra=fields(Event.MONITOR_BACK))
+            self.problem = ""
 
     def _died(self, child: Child) -> None:
         code = reap(child)
@@ -146,9 +176,8 @@ class Front:
         if self._child is child:
             self._child = None
             self._drop_channel()
-            text = f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s"
-            self._log.warning(text, extra=fields(Event.MONITOR_FAILED))
-            self._restart_at = self._clock.monotonic() + MONITOR_RESTART_S
+            self._fail(f"monitor died (status {code}); restarted in {MONITOR_RESTART_S:g} s")
+        self._go_on()
 
     def _drop_channel(self) -> None:
         if self._channel is not None:

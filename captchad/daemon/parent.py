@@ -484,7 +484,7 @@ class Parent:
         if self.crew.alive < self.configuration.config.daemon.min_workers:
             return
         self.state = "running"
-        self.crew.watch_over(self.notify.watchdog_s and self.notify.watchdog_s / 2.0 - self._tick_s)
+        self.crew.watch_over(self.notify.watchdog_s and self.notify.watchdog_s / 2.0)
         self.configuration.on_ready(self.clock.monotonic())
         self._publish_status()
         self.notify.ready(self._last_status)

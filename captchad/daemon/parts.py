@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from captchad.config.changes import Change
 from captchad.daemon.configuration import Configuration, ReloadOutcome
 from captchad.daemon.dispatch import Dispatcher
+from captchad.daemon.front import Front
 from captchad.daemon.orphans import Orphans
 from captchad.daemon.providers import Providers
 from captchad.daemon.publish import Publisher
@@ -41,6 +42,7 @@ class Parts(Protocol):
     publisher: Publisher
     intake: Intake
     orphans: Orphans
+    front: Front
 
     @property
     def reporter(self) -> Reporting:

@@ -39,14 +39,24 @@ class PollPlans:
         """One was not ready `low_s` after its submit, and was at `high_s`."""
         self._of(provider, method).times.learn(low_s, high_s)
 
-    def timing(self, method: str, settings: ProviderSettings, age_s: float, *, late_life_s: float = 0.0) -> Message:
+    def timing(
+        self,
+        method: str,
+        settings: ProviderSettings,
+        age_s: float,
+        *,
+        late_life_s: float = 0.0,
+        polled: int | None = None,
+    ) -> Message:
         """The timing of a `poll` message for a captcha of this age: `first_in_s`, `gaps_s`, `every_s`.
 
-        `late_life_s`: it has outlived its time-out, and is polled until it is so old.
+        `late_life_s`: it has outlived its time-out, and is polled until it is so old. `polled`: it was polled so often
+        by other settings, and its poller goes on by these.
         """
         pace = Pace(settings.first_poll_s, settings.poll_s, settings.timeout_of(method))
         ages = poll_timing.late_plan(pace, late_life_s) if late_life_s else self._plan(settings.name, method, pace)
-        first_in_s, gaps_s = poll_timing.rest(ages, age_s)
+        may = poll_timing.MAX_POLLS if late_life_s else poll_timing.POLLS_IN_TIME
+        first_in_s, gaps_s = poll_timing.rest(ages, age_s, None if polled is None else may - polled)
         every_s = max([pace.poll_s, *(after - before for before, after in zip(ages[-2:], ages[-1:], strict=False))])
         return {"first_in_s": round(first_in_s, 3), "gaps_s": [round(gap, 3) for gap in gaps_s], "every_s": every_s}
 

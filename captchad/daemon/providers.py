@@ -71,6 +71,11 @@ class ProviderSettings:
     earlier_keys: tuple[Key, ...] = ()  # that captchas may have been submitted with
     replaces_good_key: bool = False  # at a start: another one was good until now
 
+    @property
+    def times(self) -> tuple[object, ...]:
+        """All that says when captchas are polled and time out."""
+        return self.first_poll_s, self.poll_s, self.timeout_s, self.timeouts
+
     def timeout_of(self, method: str) -> float:
         """Longest time of one attempt, in seconds."""
         return self.timeouts.get(method, self.timeout_s)

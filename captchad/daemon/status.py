@@ -92,6 +92,8 @@ class Reporter:
         if parent.crew.view.guard.share < 1.0:
             share = parent.crew.view.guard.share
             found.append(f"workers use {share:.0%} of their threads: the system is short of something, see the log")
+        if parent.front.problem:
+            found.append(parent.front.problem)
         for lane in parent.providers.lanes.values():
             found += self._waits_for(lane, now)
         found += parent.dispatcher.waiting().values()
@@ -257,7 +259,10 @@ class Reporter:
     # ---------------------------------------------------------------- health and metrics
 
     def health(self) -> dict[str, Any]:
-        """Liveness and readiness with a reason for each check. A provider's outage is `warn`: no restart mends it."""
+        """Liveness and readiness with a reason for each check.
+
+        What no restart mends is `warn`: a provider's outage, a port that others have.
+        """
         parent = self._parent
         journal_ok = not parent.queue.down_reason
         alive, minimum = parent.crew.alive, parent.configuration.config.daemon.min_workers
@@ -275,6 +280,10 @@ class Reporter:
             "config": {
                 "status": "warn" if parent.configuration.problem else "pass",
                 "output": parent.configuration.problem or "as on disk",
+            },
+            "http": {
+                "status": "warn" if parent.front.problem else "pass",
+                "output": parent.front.problem or parent.configuration.config.http.listen or "off",
             },
         }
         ready = parent.state == "running" and all(check["status"] != "fail" for check in checks.values())

@@ -89,6 +89,11 @@ class Event(StrEnum):
         "16403ef9a75844778b37d4f1b38810fb",
         "The HTTP monitor died, or cannot be had at `http.listen`. The work goes on without it, and it is tried again.",
     )
+    MONITOR_BACK = (
+        "monitor_back",
+        "aca298c5268d4a12a990385a9c093d65",
+        "The HTTP monitor is there again, after `monitor_failed`.",
+    )
 
     # The configuration.
     CONFIG_RELOADED = (

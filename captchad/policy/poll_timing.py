@@ -12,7 +12,17 @@ polls as the common client would (a first poll by method, then one every `poll_s
 Ages and times in seconds, an age counts from the submit.
 """
 
-__all__ = ["LATE_POLL_FACTOR", "MAX_POLLS", "Pace", "SolveTimes", "late_plan", "plan", "rest", "unsolved"]
+__all__ = [
+    "LATE_POLL_FACTOR",
+    "MAX_POLLS",
+    "POLLS_IN_TIME",
+    "Pace",
+    "SolveTimes",
+    "late_plan",
+    "plan",
+    "rest",
+    "unsolved",
+]
 
 import math
 from bisect import bisect_right
@@ -23,7 +33,7 @@ from itertools import accumulate, pairwise
 #: A provider bans who polls more often than this for each captcha (protocol notes 1.5). In time, and after that.
 MAX_POLLS = 20
 _POLLS_LATE = 4
-_POLLS_IN_TIME = MAX_POLLS - _POLLS_LATE
+POLLS_IN_TIME = MAX_POLLS - _POLLS_LATE
 
 #: A captcha that outlived its time-out is polled so much more slowly.
 LATE_POLL_FACTOR = 4.0
@@ -137,13 +147,18 @@ def late_plan(pace: Pace, life_s: float) -> list[float]:
     return list(accumulate(gaps, initial=pace.timeout_s))
 
 
-def rest(ages: Sequence[float], age_s: float) -> tuple[float, list[float]]:
+def rest(ages: Sequence[float], age_s: float, most: int | None = None) -> tuple[float, list[float]]:
     """What is left of a plan at `age_s`: the wait until the next poll, and the waits after it.
 
-    When part of it has passed the next poll is now: whoever polled until now may have missed one.
+    When part of it has passed the next poll is now: whoever polled until now may have missed one. Not so with `most`:
+    another plan was followed until now, and of this one at most so many polls are left, evenly, and the last of all.
     """
     left = [age for age in ages if age > age_s]
-    times = [age_s, *left] if len(left) < len(ages) else left
+    if most is not None and left:
+        most = min(max(most, 1), len(left))
+        times = [left[len(left) * i // most - 1] for i in range(1, most + 1)]
+    else:
+        times = [age_s, *left] if len(left) < len(ages) else left
     return times[0] - age_s, [after - before for before, after in pairwise(times)]
 
 
@@ -175,7 +190,7 @@ def _spread(survival: Sequence[float], budget: float) -> list[float]:
         for before, after, width in zip(survival, survival[1:], _WIDTHS, strict=False)
     ]
     reach = list(accumulate(density, initial=0.0))
-    most = _POLLS_IN_TIME - _TAIL_POLLS
+    most = POLLS_IN_TIME - _TAIL_POLLS
     few, many = 0.1, 20.0  # polls for a unit of `reach`
     for _ in range(20):
         scale = (few + many) / 2.0
@@ -203,7 +218,7 @@ def _placed(reach: Sequence[float], scale: float, survival: Sequence[float]) -> 
 def _go_on(ages: list[float], pace: Pace) -> list[float]:
     """`ages`, and polls `poll_s` apart or sparser up to the time-out."""
     last_s = ages[-1] - ages[-2] if len(ages) > 1 else 0.0
-    gaps = _stretch(max(pace.poll_s, last_s), _POLLS_IN_TIME - len(ages), pace.timeout_s - ages[-1])
+    gaps = _stretch(max(pace.poll_s, last_s), POLLS_IN_TIME - len(ages), pace.timeout_s - ages[-1])
     return ages[:-1] + list(accumulate(gaps, initial=ages[-1]))
 
 

@@ -157,7 +157,7 @@ class Crew:
 
     def watch_over(self, every_s: float | None) -> None:
         """From now on systemd is to be told so often that all is well; None: nobody asks."""
-        self.view.watchdog.every_s = None if every_s is None else max(every_s, self.view.settings.heartbeat_s / 2.0)
+        self.view.watchdog.every_s = every_s
         self.view.watchdog.next_at = self._clock.monotonic()
         self.look_soon()
 

@@ -48,7 +48,8 @@ def test_every_fault_has_its_line(main):
         "captchad.toml:2: policy.allowed_hosts[0]: is no host pattern"
         ' (like "example.com", "*.example.com", "*" or "-")\n'
         "captchad.toml:8: daemon.worker: unknown key (did you mean 'workers'?)\n"
-        'captchad.toml:10: http.listen: must be a string, not an integer ("HOST:PORT", "[IPV6]:PORT", or "" for off)\n',
+        "captchad.toml:10: http.listen: must be a string, not an integer"
+        ' ("IPV4:PORT", "[IPV6]:PORT", "localhost:PORT", or "" for off)\n',
     )
 
 

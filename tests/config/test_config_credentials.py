@@ -92,7 +92,7 @@ def test_a_key_of_the_greatest_size(place):
 def test_files_that_hold_no_key(place):
     place.credential.unlink()
     place.file.unlink()
-    where = "put the key of a into the file of the unit's LoadCredential=a.key:FILE"
+    where = "put the key of a into the file of the unit's LoadCredential= for this name"
     assert place.problems() == [
         "captchad.toml:6: provider[0].api_key_credential:"
         f" the file with the key cannot be read: No such file or directory ({where})",
@@ -106,6 +106,17 @@ def test_files_that_hold_no_key(place):
         f" the file with the key cannot be read: Too many levels of symbolic links ({where})",
         f"captchad.toml:10: provider[1].api_key_file: the file with the key is no regular file ({PUT})",
     ]
+
+
+def test_a_key_in_place_of_a_credentials_name_is_not_repeated(place):
+    place.main.write_text(place.main.read_text().replace("a.key", KEY))
+    place.loaded = load(place.main)
+    said = place.problems()
+    assert "the file with the key cannot be read" in said[0]
+    with pytest.raises(ConfigError) as caught:
+        read_keys(place.loaded.config, {}, place.loaded.places)
+    said += [str(caught.value), *check_keys(place.loaded.config, {}, place.loaded.places)[1]]
+    assert [KEY in each for each in said] == [False] * 3
 
 
 def test_a_symlink_to_the_key_is_followed(place, tmp_path):
@@ -140,7 +151,7 @@ def test_outside_systemd_a_credential_is_a_problem_for_the_daemon_and_a_warning_
         read_keys(place.loaded.config, environ, place.loaded.places)
     assert str(caught.value) == (
         f"{place.main}:6: provider[0].api_key_credential: there are no credentials: $CREDENTIALS_DIRECTORY is not set"
-        " (start captchad by systemd with LoadCredential=a.key:FILE, or use api_key_file)"
+        " (start captchad by systemd with LoadCredential= for this name, or use api_key_file)"
     )
     assert check_keys(place.loaded.config, environ, place.loaded.places) == (
         [],

@@ -43,7 +43,7 @@ def drop_in(main, name, text):
 
 
 OUT_OF = "is out of range"
-ADDRESS = '"HOST:PORT", "[IPV6]:PORT", or "" for off'
+ADDRESS = '"IPV4:PORT", "[IPV6]:PORT", "localhost:PORT", or "" for off'
 
 BAD_ADDITIONS = [
     ("[daemon]\nworkers = 0", 1, "daemon.workers", f"0 {OUT_OF} (1 to 256)"),
@@ -133,7 +133,8 @@ BAD_ADDITIONS = [
     ("[http]\nlisten = 8480", 1, "http.listen", f"must be a string, not an integer ({ADDRESS})"),
     ('[http]\nlisten = "8480"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
     ('[http]\nlisten = "::1:80"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
-    ('[http]\nlisten = "a:65536"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
+    ('[http]\nlisten = "127.0.0.1:65536"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
+    ('[http]\nlisten = "a.example.com:80"', 1, "http.listen", f"is no address to listen at ({ADDRESS})"),
     ("[quue]\na = 1", 0, "quue", "unknown table (did you mean 'queue'?)"),
     ("[providers]\na = 1", 0, "providers", "unknown table (did you mean 'provider'?)"),
     ("[zzz]", 0, "zzz", "unknown table"),

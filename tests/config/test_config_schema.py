@@ -183,7 +183,7 @@ def test_a_config_cannot_be_changed():
     [
         ("", None),
         ("127.0.0.1:8480", ("127.0.0.1", 8480)),
-        ("localhost:0", ("localhost", 0)),
+        ("localhost:0", ("127.0.0.1", 0)),
         ("[::1]:80", ("::1", 80)),
         ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
     ],
@@ -193,10 +193,16 @@ def test_where_http_listens(listen, address):
 
 
 @pytest.mark.parametrize(
-    "listen", ["", ":80", "a", "a:", "a:-1", "a:٣", "a b:1", "[a]:1x", "[zz]:1", "::1:80", "a:123456"]
+    "listen",
+    ["", ":80", "::1", "::1:", "::1:80", "127.0.0.1:", "127.0.0.1:-1", "127.0.0.1:٣", "127.0.0.1:123456", "[::1]:1x"],
 )
 def test_what_is_no_address(listen):
     assert split_listen(listen) is None
+
+
+@pytest.mark.parametrize("host", ["captchad.example.com", "a", "ip6-localhost", "[a]", "[::::]", "127.1", "010.0.0.1"])
+def test_nothing_to_listen_at_takes_a_name_server(host):
+    assert split_listen(f"{host}:80") is None
 
 
 def test_timeouts_are_read_by_method_and_written_as_a_table():

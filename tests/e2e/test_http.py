@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.harness import Daemon, eventually
+from tests.support.listener import Listener
 from tests.support.sandbox import Sandbox
 
 LISTEN = {"listen": "127.0.0.1:0"}
@@ -96,3 +98,22 @@ def test_a_monitor_that_dies_comes_back(tmp_path: Path) -> None:
         eventually(lambda: "monitor died" in daemon.log())
         eventually(lambda: get(port, "/livez")[0] == 200, timeout=30.0)
         assert daemon.running
+
+
+def test_a_port_that_others_have_is_said_everywhere_until_it_can_be_had(tmp_path: Path) -> None:
+    with socket.socket() as other, Listener(tmp_path / "notify") as systemd, Sandbox() as sandbox:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = int(other.getsockname()[1])
+        problem = f"http.listen 127.0.0.1:{port}: Address already in use; running without it, trying again"
+        overrides = {"http": {"listen": f"127.0.0.1:{port}"}}
+        with Daemon(tmp_path, sandbox, overrides, environ=systemd.environ) as daemon:
+            assert daemon.status()["daemon"]["problems"] == [problem]
+            eventually(lambda: any(each.startswith("READY=1") and problem in each for each in systemd.heard()))
+            health = daemon.ctl("health")
+            assert (health.returncode, health.stdout.split(" - ")[0]) == (1, "CAPTCHAD WARNING")
+            assert f"http: {problem}" in health.stdout
+            other.close()
+            eventually(lambda: get(port, "/health")[0] == 200, timeout=30.0)
+            eventually(lambda: not daemon.status()["daemon"]["problems"])
+            assert daemon.ctl("health").returncode == 0

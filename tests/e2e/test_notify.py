@@ -73,6 +73,17 @@ def test_a_configuration_with_which_no_worker_boots_is_rolled_back_at_a_start(
         assert "was rejected: workers cannot boot" in daemon.status()["daemon"]["config"]["problem"]
 
 
+def test_pings_come_in_time_however_rare_heartbeats_are(tmp_path: Path) -> None:
+    overrides = {"supervision": {"heartbeat_s": 60.0, "stall_s": 600.0}}
+    with (
+        Listener(tmp_path / "notify") as systemd,
+        Sandbox() as sandbox,
+        Daemon(tmp_path, sandbox, overrides, environ=systemd.environ | {"WATCHDOG_USEC": "2000000"}),
+    ):
+        # Half a heartbeat apart they would take a minute, and the watchdog strikes after two seconds.
+        eventually(lambda: systemd.heard().count("WATCHDOG=1") > 2)
+
+
 def test_the_line_says_mode_workers_and_how_long_the_oldest_waits(tmp_path: Path) -> None:
     overrides = {"provider": {"methods": ["turnstile"]}}
     with (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support.harness import Daemon
+from tests.support.harness import Daemon, eventually
 from tests.support.sandbox import Sandbox
 
 
@@ -41,3 +41,17 @@ def test_with_batch_polls_a_call_asks_about_many_captchas(tmp_path: Path) -> Non
         assert totals["polls"] < 0.7 * asked, "each call asked about one"
         assert totals["polls"] < 2 * 60
         assert totals["charges"] == 60
+
+
+def test_a_reload_of_the_poll_times_is_live_for_captchas_in_flight(tmp_path: Path) -> None:
+    slow = {"first_poll_s": 300.0, "poll_s": 300.0, "timeout_s": 900.0}
+    with (
+        Sandbox(scenario="[solve]\nseconds = 0.2\n") as sandbox,
+        Daemon(tmp_path, sandbox, {"provider": slow}) as daemon,
+    ):
+        daemon.drop(tasks(3))
+        eventually(lambda: daemon.status()["queue"]["in_flight"] == 3 and sandbox.totals()["created"] == 3)
+        daemon.write_config({"provider": {"first_poll_s": 0.2, "poll_s": 0.2}})
+        assert daemon.ctl("reload").returncode == 0
+        assert {result["status"] for result in daemon.wait_results(3).values()} == {"solved"}
+        assert sandbox.totals()["charges"] == 3

@@ -97,6 +97,26 @@ def test_no_plan_has_too_many_polls(first_poll_s: float, poll_s: float, timeout_
     assert max(ages[-1], first_poll_s) >= timeout_s * 0.999
 
 
+@given(
+    ages=st.lists(st.floats(0.0, 500.0), min_size=1, max_size=16, unique=True).map(sorted),
+    age_s=st.floats(0.0, 600.0),
+    most=st.integers(-20, 20),
+)
+def test_who_polls_on_by_another_plan_misses_none_and_keeps_to_the_most(
+    ages: list[float], age_s: float, most: int
+) -> None:
+    first_in_s, gaps_s = rest(ages, age_s, most)
+    times = [age_s + each for each in accumulate(gaps_s, initial=first_in_s)]
+    left = [age for age in ages if age > age_s]
+    assert len(times) == max(1, min(most, len(left)))
+    assert times[-1] == pytest.approx(left[-1] if left else age_s)
+    assert all(any(time == pytest.approx(age) for age in left or [age_s]) for time in times)
+
+
+def test_of_many_polls_that_are_left_few_are_taken_evenly() -> None:
+    assert rest([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 2.5, 3) == (1.5, [2.0, 2.0])
+
+
 def test_a_late_captcha_is_polled_at_once_then_slowly() -> None:
     ages = late_plan(PACE, 900.0)
     assert ages[0] == 180.0

@@ -616,6 +616,13 @@ def test_a_journal_that_takes_no_write_and_is_not_tried_is_no_reason_to_say_that
     assert view.watchdog.withheld is None
 
 
+def test_a_ping_that_is_withheld_is_decided_on_again_in_time_however_rare_heartbeats_are():
+    view = watched()
+    view.settings = settings(workers=1, standby=0, heartbeat_s=60.0, stall_s=600.0)
+    events.apply(view, Withhold(Reason.JOURNAL), START + 10.0, 0.0)
+    assert next_due(view, START + 10.0) == START + 12.5
+
+
 def test_half_a_second_is_nothing_however_short_a_heartbeat_is():
     view = watched()
     view.settings = settings(workers=1, heartbeat_s=0.01)

@@ -54,6 +54,10 @@ from captchad.supervisor.core.view import Beat, Load, Seat, Settings, View, Vita
 #: A tick later than this means that the parent itself was held up: that is no silence of the workers'.
 LATE_TICK_S = 0.2
 
+#: A ping that was withheld is decided on again after this part of the time between two, or a heartbeat: what was in the
+#: way may be gone, and the watchdog strikes after two such times, however rare heartbeats are.
+WITHHELD_PART = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class End:
@@ -105,7 +109,8 @@ def apply(view: View, action: Action, now: float, chance: float) -> None:
         case Ping():
             view.watchdog.next_at, view.watchdog.withheld = now + (view.watchdog.every_s or 0.0), None
         case _:
-            view.watchdog.next_at, view.watchdog.withheld = now + view.settings.heartbeat_s, action.reason
+            again_s = min(view.settings.heartbeat_s, (view.watchdog.every_s or 0.0) * WITHHELD_PART)
+            view.watchdog.next_at, view.watchdog.withheld = now + again_s, action.reason
 
 
 def _step(vital: Vital, event: WorkerEvent, now: float, why: Reason | None = None) -> None:
