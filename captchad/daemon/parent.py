@@ -579,8 +579,8 @@ class Parent:
     def _tick_config(self, now: float) -> None:
         view = self.crew.view
         # Where the system is short of something, that is why they do not boot.
-        if view.boot_failures >= max(2, view.target) and view.guard.share == 1.0:
-            self.configuration.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
+        if view.boot_faults >= max(2, view.target) and view.guard.share == 1.0:
+            self.configuration.own_fault("workers cannot boot", *pick.BEAR_ON_BOOT)
         self.configuration.tick(now, outage=self.providers.all_out)
         if self.configuration.take_changed():
             self._apply()

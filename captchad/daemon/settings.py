@@ -1,6 +1,7 @@
 """From the configuration to what each part takes of it."""
 
 __all__ = [
+    "BEAR_ON_BOOT",
     "breaker_settings",
     "crew_settings",
     "degradation_settings",
@@ -22,6 +23,18 @@ from captchad.policy.routing import ReturnSettings
 from captchad.policy.spend import Caps
 from captchad.queue.queue import QueueSettings
 from captchad.supervisor.core.view import Autoscale, Settings
+
+#: The keys that can keep a worker from its first heartbeat: what it is told before that, how long it may take, and how
+#: many there are. With `own_fault` each stands for all that begin so.
+BEAR_ON_BOOT = (
+    "daemon.log_",
+    "daemon.min_workers",
+    "daemon.workers",
+    "supervision.autoscale_",
+    "supervision.boot_s",
+    "supervision.standby",
+    "supervision.threads",
+)
 
 
 def queue_settings(config: Config) -> QueueSettings:

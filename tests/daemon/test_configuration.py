@@ -8,7 +8,9 @@ import pytest
 import tomli_w
 
 from captchad.config import durable
+from captchad.config.schema import keys, tables
 from captchad.daemon.configuration import Configuration
+from captchad.daemon.settings import BEAR_ON_BOOT
 from captchad.model.errors import FixInput, TryLater
 from captchad.model.key import Key
 from tests.support.clock import FakeClock
@@ -285,14 +287,19 @@ def test_back_to_what_is_not_there_or_takes_a_restart_is_refused(bench):
 
 def test_a_fault_is_held_against_what_has_a_bearing_on_it(bench):
     made = bench.proven()
-    bench.reload(made, policy={"allowed_hosts": ["b.example"]})
-    made.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
+    bench.reload(made, policy={"allowed_hosts": ["b.example"]}, supervision={"max_tasks": 9})
+    made.own_fault("workers cannot boot", *BEAR_ON_BOOT)
     bench.wait(made, 1.0)
     assert made.problem is None
     bench.reload(made, supervision={"threads": 3})
-    made.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
+    made.own_fault("workers cannot boot", *BEAR_ON_BOOT)
     bench.wait(made, 1.0)
-    assert made.problem == "rolled back: workers cannot boot; undone: supervision.threads, policy.allowed_hosts"
+    assert (
+        made.problem
+        == "rolled back: workers cannot boot; undone: supervision.threads, supervision.max_tasks, policy.allowed_hosts"
+    )
+    known = {f"{table.name}.{key.name}" for table in tables() for key in keys(table)}
+    assert [each for each in BEAR_ON_BOOT if not any(key.startswith(each) for key in known)] == []
 
 
 def test_a_new_key_is_a_change_and_its_value_is_not_told(bench):
