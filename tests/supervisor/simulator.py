@@ -330,6 +330,7 @@ class Machine:
 
     def _fork(self, number: int) -> None:
         self._ordered[number] = self._renewals
+        self._excuse_boots()
         if self.now < self.template_hangs_until:
             self._owed.add(number)
             return
@@ -432,7 +433,7 @@ class Machine:
             self._punish(death.seat, process, death.delay_s)
 
     def _excuse_boots(self) -> None:
-        """When nobody boots one tries for all, and the others need not."""
+        """When nobody boots one tries for all, and the others need not: from its order on, or its death."""
         if self._boot_failures >= self.view.target + self.view.settings.standby:
             self._excused = self.now
 
