@@ -581,7 +581,8 @@ class Parent:
         # Where the system is short of something, that is why they do not boot.
         if view.boot_faults >= max(2, view.target) and view.guard.share == 1.0:
             self.configuration.own_fault("workers cannot boot", *pick.BEAR_ON_BOOT)
-        self.configuration.tick(now, outage=self.providers.all_out)
+        # A configuration with a new key that nobody could judge yet has shown nothing.
+        self.configuration.tick(now, outage=self.providers.all_out or self.providers.any_unjudged)
         if self.configuration.take_changed():
             self._apply()
 

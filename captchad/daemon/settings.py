@@ -10,7 +10,7 @@ __all__ = [
     "spending_caps",
 ]
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from captchad.config.schema import Config
 from captchad.daemon.providers import ProviderSettings
@@ -99,14 +99,17 @@ def crew_settings(config: Config) -> Settings:
 
 
 def provider_settings(
-    config: Config, keys: Mapping[str, str], earlier_keys: Mapping[str, Iterable[Key]], replaced: Container[str] = ()
+    config: Config,
+    keys: Mapping[str, str],
+    earlier_keys: Mapping[str, Iterable[Key]],
+    replaced: Mapping[str, Key] | None = None,
 ) -> dict[str, ProviderSettings]:
     return {
         provider.name: ProviderSettings(
             name=provider.name,
             key=Key(provider.url, keys[provider.name]),
             earlier_keys=tuple(earlier_keys.get(provider.name, ())),
-            replaces_good_key=provider.name in replaced,
+            replaces=(replaced or {}).get(provider.name),
             max_in_flight=provider.max_in_flight,
             priority=provider.priority,
             first_poll_s=provider.first_poll_s,
