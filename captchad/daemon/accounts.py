@@ -62,6 +62,7 @@ class _Round:
 
     explains: bool  # whether it is to explain a refusal
     left: list[What]
+    key_refused: bool = False
     balance: float | None = None
     threads: tuple[int, int] | None = None
 
@@ -115,11 +116,12 @@ class Accounts:
         return True
 
     def turn(self) -> None:
-        """Ask where it is time to."""
+        """Ask where it is time to. A new key is asked about until it is known whether it is taken, breaker or not."""
         now = self._clock.monotonic()
         for name, account in self.accounts.items():
             answers = not self._providers.outage(name) or self._providers.key_on_trial(name)
-            wanted = account.no_funds or ((account.worked or account.low) and answers)
+            unjudged = self._providers.is_unjudged(name)
+            wanted = account.no_funds or unjudged or ((account.worked or account.low) and answers)
             if self._is_unexplained(name) or (wanted and now >= account.due):
                 self._ask(name, account)
 
@@ -181,6 +183,7 @@ class Accounts:
             account.not_offered.add(what)
         elif fault.category is Category.PERMANENT:
             around.left.clear()  # a key that is refused once more may get this address banned
+        around.key_refused = fault.code in KEY_REFUSED
         if lookup(fault.code).suspends or fault.code in KEY_REFUSED:
             self._providers.fault(name, what, fault.code, fault.category, account.settings.key.id)
             around.left.clear()
@@ -200,6 +203,8 @@ class Accounts:
         elif account.no_funds:
             self._look_for_funds(name, account, around)
         self._look_at_balance(name, account)
+        if self._providers.is_unjudged(name) and not around.key_refused:
+            account.due = min(account.due, self._recheck_at(account))  # as long as nobody can say whether it is good
         if self._is_unexplained(name):
             self._ask(name, account)
 

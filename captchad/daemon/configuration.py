@@ -143,13 +143,13 @@ class Configuration:
             return {}
 
     @property
-    def replaced_keys(self) -> frozenset[str]:
-        """The providers that have another key, or address, than in the configuration that is known as good."""
+    def replaced_keys(self) -> Mapping[str, Key]:
+        """The keys of the configuration that is known as good, of the providers that have another one, or address."""
         earlier = self._before() if self._probation is not None else None
         if earlier is None or not earlier[1]:
-            return frozenset()
+            return {}
         present = _addressed(self._running)
-        return frozenset(name for name, key in _addressed(earlier[0]).items() if present.get(name, key) != key)
+        return {name: key for name, key in _addressed(earlier[0]).items() if present.get(name, key) != key}
 
     def report(self) -> dict[str, Any]:
         """For the status: where the running configuration comes from, and why the file does not run, if so."""
@@ -560,13 +560,14 @@ class Configuration:
     def own_fault(self, reason: str, *keys: str) -> None:
         """A fault that only the configuration can explain. Outside probation it is no longer held against it.
 
-        Nor is it when it comes from keys (`table.key`, or `table.` for all in it), and the earlier configuration has
-        the same values there.
+        Nor is it when it comes from keys (`table.key`, or `table.` for all in it), and every configuration that may be
+        gone back to, one after the other, has the same values there.
         """
         if self._probation is None:
             return
         before = self._before()
-        if keys and (before is None or not self._differs(before[0], keys)):
+        befores = self._earlier or ([] if before is None else [before])
+        if keys and not any(self._differs(each, keys) for each, _ in befores):
             return
         self._probation.own_fault(reason)
 

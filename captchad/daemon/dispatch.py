@@ -16,6 +16,7 @@ from itertools import islice
 
 from captchad.daemon.accounts import Accounts
 from captchad.daemon.asks import Asks
+from captchad.daemon.doubts import Doubts
 from captchad.daemon.poll_plans import PollPlans
 from captchad.daemon.providers import OUR_OWN, Providers, ProviderSettings
 from captchad.daemon.spending import Spending
@@ -105,6 +106,7 @@ class Dispatcher:
         self._since_aged = 0  # submits since one was ordered because its task had waited longest
         self.asks = Asks(clock, self._free_to_ask)
         self.accounts = Accounts(clock, providers, self.asks, log)
+        self.doubts = Doubts(clock, providers, self.asks, log)
 
     # ---------------------------------------------------------------- providers
 
@@ -195,6 +197,7 @@ class Dispatcher:
         """What is due about once a second."""
         self.asks.expire()
         self.accounts.turn()
+        self.doubts.turn()
         self._say_waiting()
 
     def waiting(self) -> dict[str, str]:

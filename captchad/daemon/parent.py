@@ -586,9 +586,10 @@ class Parent:
     def _tick_config(self, now: float) -> None:
         view = self.crew.view
         # Where the system is short of something, that is why they do not boot.
-        if view.boot_failures >= max(2, view.target) and view.guard.share == 1.0:
-            self.configuration.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
-        self.configuration.tick(now, outage=self.providers.all_out)
+        if view.boot_faults >= max(2, view.target) and view.guard.share == 1.0:
+            self.configuration.own_fault("workers cannot boot", *pick.BEAR_ON_BOOT)
+        # A configuration with a new key that nobody could judge yet has shown nothing.
+        self.configuration.tick(now, outage=self.providers.all_out or self.providers.any_unjudged)
         if self.configuration.take_changed():
             self._apply()
 

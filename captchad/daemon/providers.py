@@ -3,7 +3,7 @@
 Decisions come from `captchad.policy`; the state that they work on lives here, in the parent alone.
 """
 
-__all__ = ["OUR_OWN", "RECENT_ENDS", "Lane", "ProviderSettings", "Providers"]
+__all__ = ["OUR_OWN", "RECENT_ENDS", "Doubt", "Lane", "ProviderSettings", "Providers"]
 
 import logging
 from collections import deque
@@ -69,7 +69,7 @@ class ProviderSettings:
     timeouts: Mapping[str, float] = field(default_factory=dict)  # by method, in place of `timeout_s`
     methods: frozenset[str] | None = None  # that it offers; None: all
     earlier_keys: tuple[Key, ...] = ()  # that captchas may have been submitted with
-    replaces_good_key: bool = False  # at a start: another one was good until now
+    replaces: Key | None = None  # another one, that the configuration known as good has
 
     @property
     def times(self) -> tuple[object, ...]:
@@ -79,6 +79,15 @@ class ProviderSettings:
     def timeout_of(self, method: str) -> float:
         """Longest time of one attempt, in seconds."""
         return self.timeouts.get(method, self.timeout_s)
+
+
+@dataclass(slots=True)
+class Doubt:
+    """A new key was refused; whether the provider takes the one before is being asked (`captchad.daemon.doubts`)."""
+
+    code: str
+    asking: bool = False
+    due: float = float("-inf")  # monotonic
 
 
 @dataclass(slots=True)
@@ -94,8 +103,9 @@ class Lane:
     suspended_until: float = 0.0  # monotonic; it refuses every call until then
     retries: RetryBudget = field(default_factory=RetryBudget)
     leaving: bool = False  # not in the configuration any more: polled out, given nothing new
-    replaced_good_key: bool = False  # the key before this one worked; this one has not yet
-    key_works: bool = False  # a submit was taken under it
+    good_key: Key | None = None  # the one before that worked, until the present one does
+    doubt: Doubt | None = None
+    key_works: bool = False  # the present one has
     old_keys: dict[str, Key] = field(default_factory=dict)  # by their ids: some captchas may still need them
     without_key: int = 0  # captchas found at the start whose key is not there any more
     solved: int = 0
@@ -118,16 +128,22 @@ class Lane:
 
     @property
     def keys(self) -> dict[str, Key]:
-        """Every key that a captcha may have been submitted with, by its id."""
-        return self.old_keys | {self.settings.key.id: self.settings.key}
+        """Every key that a call may be made with, by its id."""
+        good = {} if self.good_key is None else {self.good_key.id: self.good_key}
+        return self.old_keys | good | {self.settings.key.id: self.settings.key}
 
 
 class Providers:
-    """All lanes, by name. `key_refused` is told when a new key is refused whose predecessor was taken."""
+    """All lanes, by name."""
 
     def __init__(
-        self, clock: Clock, breaker_settings: BreakerSettings, key_refused: Callable[[str], None], log: logging.Logger
+        self,
+        clock: Clock,
+        breaker_settings: BreakerSettings,
+        own_fault: Callable[[str, str, str], None],
+        log: logging.Logger,
     ) -> None:
+        """`own_fault(reason, key, key)` is told of a new key that is refused where the one before is taken."""
         self.lanes: dict[str, Lane] = {}
         self.breaker_settings = breaker_settings
         self.recent_ends: deque[tuple[float, bool]] = deque(maxlen=RECENT_ENDS)  # monotonic time, whether it was solved
@@ -135,7 +151,7 @@ class Providers:
         self._in_flight: Callable[[], Mapping[str, int]] = dict
         self._submitting: Callable[[], Mapping[str, int]] = dict
         self._clock = clock
-        self._key_refused = key_refused
+        self._own_fault = own_fault
         self._log = log
 
     def watch(self, in_flight: Callable[[], Mapping[str, int]], submitting: Callable[[], Mapping[str, int]]) -> None:
@@ -151,7 +167,7 @@ class Providers:
         for name, settings in providers.items():
             lane = self.lanes.get(name)
             if lane is None:
-                self.lanes[name] = Lane(settings, replaced_good_key=settings.replaces_good_key)
+                self.lanes[name] = Lane(settings, good_key=settings.replaces)
             else:
                 self._change(lane, settings)
                 lane.old_keys = {each: key for each, key in lane.old_keys.items() if (name, each) in keys_in_use}
@@ -169,8 +185,9 @@ class Providers:
             lane.absence = None
             lane.suspended_until = 0.0
             lane.capacity = Capacity()
-            lane.replaced_good_key = lane.key_works or lane.replaced_good_key
-            lane.key_works = False
+            good = before.key if lane.key_works else lane.good_key or settings.replaces
+            lane.key_works = good is not None and good.id == settings.key.id  # back to the good one
+            lane.good_key, lane.doubt = None if lane.key_works else good, None
 
     def keep_leaving(self, settings: ProviderSettings, keys_in_use: Container[tuple[str, str]]) -> None:
         """Poll out what this provider has; it left the configuration before the start."""
@@ -373,8 +390,8 @@ class Providers:
             lane.suspended_until = lane.breaker.open_until
         elif category in (Category.PERMANENT, Category.BUDGET):
             lane.breaker = breakers.on_pause(lane.breaker, now, lane.settings.pause_s, code)
-            if code in KEY_REFUSED and lane.replaced_good_key:
-                self._key_refused(f"provider {provider} refuses the new key ({code})")
+            if code in KEY_REFUSED and lane.good_key is not None and lane.doubt is None:
+                lane.doubt = Doubt(code)
         else:
             lane.breaker = breakers.on_fault(
                 lane.breaker, now, code, self.breaker_settings, submit=operation == "submit"
@@ -400,12 +417,29 @@ class Providers:
         lane = self.lanes.get(provider)
         return lane is None or key_id in ("", lane.settings.key.id)
 
+    def is_unjudged(self, provider: str) -> bool:
+        """Whether its key has replaced a good one, and was not taken yet."""
+        lane = self.lanes.get(provider)
+        return lane is not None and lane.good_key is not None
+
+    @property
+    def any_unjudged(self) -> bool:
+        """Whether a configured provider has such a key: nobody can say yet that the configuration is good."""
+        return any(self.is_unjudged(name) for name in self.configured)
+
+    def blame_key(self, lane: Lane) -> None:
+        """The doubt is over: the provider refuses the new key, and takes the one before."""
+        if lane.doubt is not None:
+            text = f"provider {lane.name} refuses the new key ({lane.doubt.code})"
+            self._own_fault(text, f"provider.{lane.name}: its key", f"provider.{lane.name}.url")
+            lane.doubt = None
+
     def key_taken(self, provider: str, key_id: str = "") -> None:
         """It has answered a call with this key as it does for a good one."""
         lane = self.lanes.get(provider)
         if lane is not None and self.is_present_key(provider, key_id):
             lane.key_works = True
-            lane.replaced_good_key = False
+            lane.good_key = lane.doubt = None
 
     def submit_taken(self, provider: str, key_id: str = "") -> None:
         """It has taken a submit that had this key."""

@@ -1,6 +1,7 @@
 """From the configuration to what each part takes of it."""
 
 __all__ = [
+    "BEAR_ON_BOOT",
     "breaker_settings",
     "crew_settings",
     "degradation_settings",
@@ -9,7 +10,7 @@ __all__ = [
     "spending_caps",
 ]
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from captchad.config.schema import Config
 from captchad.daemon.providers import ProviderSettings
@@ -22,6 +23,18 @@ from captchad.policy.routing import ReturnSettings
 from captchad.policy.spend import Caps
 from captchad.queue.queue import QueueSettings
 from captchad.supervisor.core.view import Autoscale, Settings
+
+#: The keys that can keep a worker from its first heartbeat: what it is told before that, how long it may take, and how
+#: many there are. With `own_fault` each stands for all that begin so.
+BEAR_ON_BOOT = (
+    "daemon.log_",
+    "daemon.min_workers",
+    "daemon.workers",
+    "supervision.autoscale_",
+    "supervision.boot_s",
+    "supervision.standby",
+    "supervision.threads",
+)
 
 
 def queue_settings(config: Config) -> QueueSettings:
@@ -86,14 +99,17 @@ def crew_settings(config: Config) -> Settings:
 
 
 def provider_settings(
-    config: Config, keys: Mapping[str, str], earlier_keys: Mapping[str, Iterable[Key]], replaced: Container[str] = ()
+    config: Config,
+    keys: Mapping[str, str],
+    earlier_keys: Mapping[str, Iterable[Key]],
+    replaced: Mapping[str, Key] | None = None,
 ) -> dict[str, ProviderSettings]:
     return {
         provider.name: ProviderSettings(
             name=provider.name,
             key=Key(provider.url, keys[provider.name]),
             earlier_keys=tuple(earlier_keys.get(provider.name, ())),
-            replaces_good_key=provider.name in replaced,
+            replaces=(replaced or {}).get(provider.name),
             max_in_flight=provider.max_in_flight,
             priority=provider.priority,
             first_poll_s=provider.first_poll_s,

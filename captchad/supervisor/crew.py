@@ -448,7 +448,7 @@ class Crew:
         self._forget(worker)
         ordered = worker.vital.state in (WorkerState.CONDEMNED, WorkerState.KILLED)
         oom = code == -signal.SIGKILL and not ordered and self._out_of_memory()
-        end = End(code if code >= 0 else None, -code if code < 0 else None, oom)
+        end = End(code if code >= 0 else None, -code if code < 0 else None, oom, disk=code == os.EX_IOERR)
         death = events.died(self.view, worker.vital.number, end, self._clock.monotonic(), self._rng.random())
         kind = "stall" if death.reason in STALLS else "crash" if death.reason in FAULTS else "exit"
         tasks = self._duties.on_death(worker, kind)

@@ -2,8 +2,8 @@
 
 The parent directs it by the pipe alone; no signal ends it but SIGKILL. Once the parent is gone it begins nothing, lets
 its submits end, writes what nobody has confirmed into its side file, and exits. Exit codes: 0 when it was told to go or
-the parent is gone, and nothing is lost; 70 when it failed itself (its side file then has no end: what had begun and is
-not confirmed is unknown).
+the parent is gone, and nothing is lost; 74 when the disk did not take its side file, 70 when it failed itself (in both
+cases the side file has no end: what had begun and is not confirmed is unknown).
 """
 
 __all__ = ["ASK_THREADS", "run"]
@@ -81,6 +81,9 @@ def run(
         side = SideFile.create(journal_dir, epoch, number)
         _Worker(Channel(channel_fd), side, clock, log, threads).work()
         code = 0
+    except JournalDown as error:
+        code = os.EX_IOERR
+        log.say(str(error))
     except BaseException as error:  # noqa: BLE001 - the last frame of the process: the parent must see an exit code
         _die(log, error)
     finally:

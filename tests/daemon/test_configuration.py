@@ -8,7 +8,9 @@ import pytest
 import tomli_w
 
 from captchad.config import durable
+from captchad.config.schema import keys, tables
 from captchad.daemon.configuration import Configuration
+from captchad.daemon.settings import BEAR_ON_BOOT
 from captchad.model.errors import FixInput, TryLater
 from captchad.model.key import Key
 from tests.support.clock import FakeClock
@@ -285,14 +287,42 @@ def test_back_to_what_is_not_there_or_takes_a_restart_is_refused(bench):
 
 def test_a_fault_is_held_against_what_has_a_bearing_on_it(bench):
     made = bench.proven()
-    bench.reload(made, policy={"allowed_hosts": ["b.example"]})
-    made.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
+    bench.reload(made, policy={"allowed_hosts": ["b.example"]}, supervision={"max_tasks": 9})
+    made.own_fault("workers cannot boot", *BEAR_ON_BOOT)
     bench.wait(made, 1.0)
     assert made.problem is None
     bench.reload(made, supervision={"threads": 3})
-    made.own_fault("workers cannot boot", "daemon.", "supervision.", "provider.")
+    made.own_fault("workers cannot boot", *BEAR_ON_BOOT)
     bench.wait(made, 1.0)
-    assert made.problem == "rolled back: workers cannot boot; undone: supervision.threads, policy.allowed_hosts"
+    assert (
+        made.problem
+        == "rolled back: workers cannot boot; undone: supervision.threads, supervision.max_tasks, policy.allowed_hosts"
+    )
+    known = {f"{table.name}.{key.name}" for table in tables() for key in keys(table)}
+    assert [each for each in BEAR_ON_BOOT if not any(key.startswith(each) for key in known)] == []
+
+
+REFUSED = ("provider p refuses the new key", "provider.p: its key", "provider.p.url")
+
+
+def test_a_refused_key_is_not_held_against_a_reload_that_did_not_touch_it(bench):
+    made = bench.proven()
+    bench.reload(made, limits={"charges_per_hour": 9})
+    made.own_fault(*REFUSED)
+    bench.wait(made, 1.0)
+    assert made.problem is None
+
+
+def test_a_fault_is_held_against_what_came_after_its_cause_and_then_against_that(bench):
+    made = bench.proven()
+    (bench.root / "key").write_text(OTHER)
+    bench.reload(made)
+    bench.reload(made, limits={"charges_per_hour": 9})
+    for undone in ("limits.charges_per_hour", "provider.p: its key"):
+        made.own_fault(*REFUSED)
+        bench.wait(made, 1.0)
+        assert made.problem == f"rolled back: {REFUSED[0]}; undone: {undone}"
+    assert made.keys == {"p": KEY}
 
 
 def test_a_new_key_is_a_change_and_its_value_is_not_told(bench):
@@ -341,14 +371,14 @@ def test_a_provider_that_only_a_rejected_configuration_has_is_known_for_its_capt
 
 def test_another_key_or_address_at_a_start_is_on_trial_against_the_good_one(bench):
     bench.proven()
-    assert bench.start().replaced_keys == frozenset()
+    assert bench.start().replaced_keys == {}
     write_providers(bench, provider(bench, "p") | {"url": "http://elsewhere"})
     made = bench.start()
-    assert made.replaced_keys == {"p"}
+    assert made.replaced_keys == {"p": Key("http://h", KEY)}
     assert made.earlier_keys(made.config) == {"p": [Key("http://elsewhere", KEY), Key("http://h", KEY)]}
     (bench.root / "other").write_text(OTHER)
     write_providers(bench, provider(bench, "p", key="other"))
-    assert bench.start().replaced_keys == {"p"}
+    assert bench.start().replaced_keys == {"p": Key("http://h", KEY)}
 
 
 def test_a_word_is_kept_although_the_disk_is_full(bench, full):
@@ -410,7 +440,7 @@ def test_a_refused_key_is_undone_beside_the_previous_key_of_another_provider(ben
     (bench.root / "p1").write_text(OTHER)
     (bench.root / "p1.previous").write_text(KEY)
     made = bench.start()
-    assert made.replaced_keys == {"p"}
+    assert made.replaced_keys == {"p": Key("http://h", KEY)}
     made.own_fault("provider p refuses the new key")
     bench.wait(made, 1.0)
     assert made.keys == {"p": KEY, "q": KEY}

@@ -46,7 +46,9 @@ def test_old_captchas_keep_the_old_key_as_long_as_one_needs_it(bench: Bench) -> 
 
     bench.dispatcher.outcome(n, {"n": n, "o": "solved", "token": "t", "answer": None, "extra": {}})
     bench.dispatcher.set_providers({"p": OTHER})
-    assert lane.keys == {OTHER.key.id: OTHER.key}
+    assert lane.old_keys == {}
+    bench.dispatcher.providers.key_taken("p")
+    assert lane.keys == {OTHER.key.id: OTHER.key}, "nor is it needed to judge the new one"
 
 
 def test_the_key_is_known_after_a_start_and_one_that_is_gone_is_counted(bench: Bench) -> None:
@@ -134,12 +136,11 @@ def test_what_an_earlier_key_is_told_says_nothing_of_the_new_one(bench: Bench) -
     ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
     bench.says(worker, "begin", n)
     bench.dispatcher.set_providers({"p": OTHER})
-    providers, faults = bench.dispatcher.providers, list[str]()
-    providers._key_refused = faults.append
+    providers = bench.dispatcher.providers
 
     bench.says(worker, "out", n, o="submitted", cid="8")
     lane = providers.lanes["p"]
-    assert (lane.breaker.reason, lane.key_works, lane.replaced_good_key) == (NEW_KEY, False, True)
+    assert (lane.breaker.reason, lane.key_works, lane.good_key) == (NEW_KEY, False, PROVIDER.key)
     for name in ("a", "b", "c"):
         bench.accept(name)
     bench.turn()
@@ -147,7 +148,7 @@ def test_what_an_earlier_key_is_told_says_nothing_of_the_new_one(bench: Bench) -
 
     code = "ERROR_KEY_DOES_NOT_EXIST"
     bench.says(worker, "fault", old, provider="p", op="poll", code=code, category="permanent")
-    assert (lane.breaker.reason, faults) == (NEW_KEY, [])
+    assert (lane.breaker.reason, lane.doubt) == (NEW_KEY, None)
 
 
 def test_old_captchas_are_polled_at_the_address_that_they_were_submitted_to(bench: Bench) -> None:
@@ -196,12 +197,28 @@ def test_what_an_earlier_address_says_is_not_held_for_or_against_the_present_one
 
 def test_two_new_keys_in_a_row_do_not_hide_that_one_was_good(bench: Bench) -> None:
     bench.submit("before", bench.worker(1))
+    lane = bench.dispatcher.providers.lanes["p"]
     for letter in "no":
         bench.dispatcher.set_providers({"p": replace(PROVIDER, key=Key(PROVIDER.key.url, letter * 32))})
-    providers, faults = bench.dispatcher.providers, list[str]()
-    providers._key_refused = faults.append
-    providers.fault("p", "submit", "ERROR_KEY_DOES_NOT_EXIST", Category.PERMANENT)
-    assert len(faults) == 1
+        assert lane.good_key == PROVIDER.key
+
+
+def test_back_at_the_good_key_there_is_nobody_to_blame(bench: Bench) -> None:
+    bench.submit("before", bench.worker(1))
+    providers = bench.dispatcher.providers
+    bench.dispatcher.set_providers({"p": OTHER})
+    bench.dispatcher.set_providers({"p": PROVIDER})
+    refuse(bench)
+    lane = providers.lanes["p"]
+    assert (lane.good_key, lane.doubt, providers.any_unjudged) == (None, None, False)
+    bench.dispatcher.set_providers({"p": MOVED})
+    assert lane.good_key == PROVIDER.key, "it was good all the same"
+
+
+def test_a_reload_knows_the_good_key_although_this_life_has_not_seen_it_taken(bench: Bench) -> None:
+    bench.dispatcher.set_providers({"p": replace(OTHER, replaces=PROVIDER.key)})
+    lane = bench.dispatcher.providers.lanes["p"]
+    assert (lane.good_key, lane.keys) == (PROVIDER.key, {key.id: key for key in (PROVIDER.key, OTHER.key)})
 
 
 def test_all_are_out_only_when_no_configured_one_takes_submits(bench: Bench) -> None:
@@ -215,16 +232,127 @@ def test_all_are_out_only_when_no_configured_one_takes_submits(bench: Bench) -> 
     assert providers.all_out, "one that leaves does not count"
 
 
-def test_a_refused_new_key_is_the_configurations_fault(bench: Bench) -> None:
-    worker = bench.worker(1)
-    bench.submit("before", worker)
-    faults: list[str] = []
-    bench.dispatcher.providers._key_refused = faults.append
+def refuse(bench: Bench) -> None:
+    """The provider refuses the present key."""
+    bench.dispatcher.providers.fault("p", "submit", "ERROR_KEY_DOES_NOT_EXIST", Category.PERMANENT)
+
+
+class Doubter(Bench):
+    """A bench whose provider takes one key, and refuses its successor."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.faults: list[tuple[str, ...]] = []
+        self.dispatcher.providers._own_fault = lambda *words: self.faults.append(words)
+        self.first = self.worker(1)
+        self.submit("before", self.first)
+        self.dispatcher.set_providers({"p": OTHER})
+        for question in self.asked():
+            self.answers(question, code="HTTP_5XX", category="transient", text="")
+        refuse(self)
+
+    def asked(self, seconds: float = 0.0) -> list[dict]:
+        """The questions that are put when so much time has passed."""
+        self.clock.advance(seconds)
+        self.dispatcher.tick()
+        self.first.channel.flush()
+        return [message for message in self.ends[1].receive() if message["m"] == "ask"]
+
+    def doubts(self, seconds: float = 0.0) -> list[dict]:
+        """Those about the key before."""
+        return [question for question in self.asked(seconds) if question["key"] == PROVIDER.key.id]
+
+    def answers(self, question: dict, **answer: object) -> None:
+        self.dispatcher.on_message(self.first, {"m": "told", "q": question["q"], **answer})
+
+
+@pytest.fixture
+def doubter(tmp_path: Path) -> Iterator[Doubter]:
+    bench = Doubter(tmp_path / "journal")
+    yield bench
+    bench.close()
+
+
+BLAMED = ("provider p refuses the new key (ERROR_KEY_DOES_NOT_EXIST)", "provider.p: its key", "provider.p.url")
+
+
+def fault(code: str, category: str) -> dict[str, object]:
+    return {"code": code, "category": category, "text": ""}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"balance": 1.0}, fault("ERROR_ZERO_BALANCE", "budget"), fault("ERROR_EMPTY_ACTION", "permanent")],
+    ids=["balance", "no money", "no such question"],
+)
+def test_a_refused_new_key_is_the_configurations_fault_if_the_one_before_is_taken(
+    doubter: Doubter, answer: dict
+) -> None:
+    (question,) = doubter.doubts()
+    assert (question["what"], doubter.faults) == ("balance", [])
+    doubter.answers(question, **answer)
+    assert doubter.faults == [BLAMED]
+    assert doubter.doubts(100.0) == []
+    assert "n" * 32 not in repr(doubter.dispatcher.providers.lanes)
+
+
+def test_a_provider_that_refuses_the_key_before_as_well_has_a_fault_of_its_own(doubter: Doubter) -> None:
+    (question,) = doubter.doubts()
+    doubter.answers(question, **fault("ERROR_WRONG_USER_KEY", "permanent"))
+    assert (doubter.faults, doubter.doubts(100.0)) == ([], [])
+    assert doubter.dispatcher.providers.any_unjudged
+
+    refuse(doubter)  # the next try
+    (question,) = doubter.doubts()
+    doubter.answers(question, balance=1.0)
+    assert doubter.faults == [BLAMED]
+
+
+@pytest.mark.parametrize("code", ["NETWORK", "ERROR_IP_NOT_ALLOWED", "HTTP_4XX"])
+def test_what_says_nothing_of_the_key_before_is_asked_again(doubter: Doubter, code: str) -> None:
+    (question,) = doubter.doubts()
+    assert doubter.doubts(10.0) == [], "one question at a time"
+    doubter.answers(question, **fault(code, "permanent" if code != "NETWORK" else "transient"))
+    assert doubter.doubts() == []
+    (question,) = doubter.doubts(OTHER.pause_s)
+    doubter.answers(question, balance=1.0)
+    assert doubter.faults == [BLAMED]
+
+
+def test_nobody_shows_the_key_before_during_a_ban(doubter: Doubter) -> None:
+    (question,) = doubter.doubts()
+    doubter.answers(question, **fault("ERROR: 1004", "permanent"))
+    assert (doubter.doubts(599.0), doubter.faults) == ([], [])
+    assert len(doubter.doubts(1.0)) == 1
+
+
+def test_an_answer_about_a_key_that_is_gone_or_was_taken_blames_nobody(doubter: Doubter) -> None:
+    (question,) = doubter.doubts()
+    doubter.dispatcher.providers.key_taken("p", OTHER.key.id)
+    doubter.answers(question, balance=1.0)
+    assert doubter.faults == []
+    lane = doubter.dispatcher.providers.lanes["p"]
+    assert lane.keys.keys() == {PROVIDER.key.id, OTHER.key.id}, "a captcha needs the old one"
+
+
+def test_a_new_key_is_asked_about_until_somebody_can_say_whether_it_is_good(bench: Bench) -> None:
+    first = bench.worker(1)
+    bench.submit("before", first)
     bench.dispatcher.set_providers({"p": OTHER})
-    bench.accept("a")
-    bench.turn()
-    ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
-    bench.says(worker, "begin", n)
-    bench.says(worker, "out", n, o="refused", code="ERROR_KEY_DOES_NOT_EXIST", category="permanent")
-    assert faults == ["provider p refuses the new key (ERROR_KEY_DOES_NOT_EXIST)"]
-    assert "n" * 32 not in repr(bench.dispatcher.providers.lanes)
+    providers = bench.dispatcher.providers
+
+    def asked(seconds: float) -> list[dict]:
+        bench.clock.advance(seconds)
+        bench.dispatcher.tick()
+        first.channel.flush()
+        return [message for message in bench.ends[1].receive() if message["m"] == "ask"]
+
+    for _ in range(3):
+        for _ in ("threads", "balance"):
+            (question,) = asked(OTHER.pause_s)
+            bench.dispatcher.on_message(first, {"m": "told", "q": question["q"], **fault("NETWORK", "transient")})
+        assert (question["what"], question["key"], providers.any_unjudged) == ("balance", OTHER.key.id, True)
+        providers.fault("p", "submit", "NETWORK", Category.TRANSIENT)
+    (question,) = asked(OTHER.pause_s)
+    bench.dispatcher.on_message(first, {"m": "told", "q": question["q"], "threads": 9, "working": 0})
+    assert not providers.any_unjudged

@@ -111,6 +111,46 @@ def test_a_key_is_judged_by_what_its_account_answers_before_any_task_tries_it(tm
         assert sandbox.totals()["charges"] == 1
 
 
+@pytest.mark.parametrize("probation_s", [60.0, 1.0], ids=["in the first probation", "after it"])
+def test_a_provider_that_refuses_every_key_for_a_while_is_no_fault_of_a_new_one(
+    tmp_path: Path, probation_s: float
+) -> None:
+    account = '[[key]]\nkey = "{}"\n[solve]\nseconds = 0.2\n'
+    with (
+        Sandbox(scenario=TWO_KEYS) as sandbox,
+        Daemon(tmp_path, sandbox, {"daemon": {"probation_s": probation_s}}) as daemon,
+    ):
+        eventually(lambda: daemon.status()["providers"][0]["balance"] is not None)
+        if probation_s < 60.0:
+            eventually(lambda: _config(daemon)["probation_s"] is None)
+        sandbox.set_scenario(account.format("c" * 32))
+        (tmp_path / "key").write_text("b" * 32)
+        assert daemon.ctl("reload").returncode == 0
+        eventually(lambda: "provider sandbox refuses the key before, too" in daemon.log())
+        assert (_config(daemon)["problem"], _config(daemon)["origin"]) == (None, "file")
+        sandbox.set_scenario(account.format("b" * 32))  # it is itself again, and the old key is revoked
+        _solve(daemon, "with-the-new-key")
+        assert _config(daemon)["problem"] is None
+        daemon.restart()
+        assert (_config(daemon)["problem"], _config(daemon)["origin"]) == (None, "file")
+
+
+def test_a_key_that_nobody_could_judge_does_not_become_good(tmp_path: Path) -> None:
+    silent = "".join(f"[faults.{question}]\nhttp_503 = 1.0\n" for question in ("balance", "threads"))
+    with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox, {"daemon": {"probation_s": 0.5}}) as daemon:
+        eventually(lambda: daemon.status()["providers"][0]["balance"] is not None)
+        eventually(lambda: _config(daemon)["probation_s"] is None)
+        sandbox.set_scenario(TWO_KEYS + silent)
+        (tmp_path / "key").write_text("b" * 32)
+        assert daemon.ctl("reload").returncode == 0
+        # Two questions at a time, a second apart: far longer than the probation.
+        eventually(lambda: sandbox.totals()["faults"].get("http_503", 0) >= 8)
+        assert _config(daemon)["probation_s"] is not None
+        sandbox.set_scenario(TWO_KEYS)
+        eventually(lambda: "refuses the new key" in str(_config(daemon)["problem"]))
+        _solve(daemon, "with-the-old-key")
+
+
 def test_a_refused_key_undoes_nothing_but_itself(tmp_path: Path) -> None:
     overrides = {"daemon": {"probation_s": 60.0}, "provider": {"pause_s": 0.2}}
     with Sandbox(scenario=TWO_KEYS) as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:

@@ -1,7 +1,9 @@
 """What systemd is told, and when: readiness that is earned, reloads, a line that says what is wrong, failed starts."""
 
 import errno
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,16 @@ from tests.support.harness import Daemon, eventually
 from tests.support.listener import Listener
 from tests.support.sandbox import Sandbox
 
-#: As long as the file $BROKEN is there, no worker can make its side file, as on a directory without permission.
+#: As long as the file $BROKEN is there, no worker boots: for a fault of its own or, where the file says "disk", as on a
+#: directory without permission.
 BROKEN = """
 import os, sys
 def refuse(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, os.PathLike)) and arguments[2] & os.O_CREAT:
         if os.path.basename(os.path.dirname(arguments[0])) == "workers" and os.path.exists(os.environ["BROKEN"]):
-            raise PermissionError(13, "no worker can start here", str(arguments[0]))
+            with open(os.environ["BROKEN"]) as file:
+                disk = file.read() == "disk"
+            raise PermissionError(13, "no side file") if disk else RuntimeError("no worker can start here")
 sys.addaudithook(refuse)
 """
 
@@ -82,6 +87,46 @@ def test_pings_come_in_time_however_rare_heartbeats_are(tmp_path: Path) -> None:
     ):
         # Half a heartbeat apart they would take a minute, and the watchdog strikes after two seconds.
         eventually(lambda: systemd.heard().count("WATCHDOG=1") > 2)
+
+
+def _kill_workers(daemon: Daemon) -> None:
+    for pid in daemon.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _problem(daemon: Daemon) -> str | None:
+    return str(found) if (found := daemon.status()["daemon"]["config"]["problem"]) else None
+
+
+def test_what_failed_before_a_reload_is_not_held_against_it(tmp_path: Path, broken: dict[str, str]) -> None:
+    overrides = {"supervision": {"restart_max_delay_s": 5.0}}
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, overrides, environ=broken) as daemon:
+        eventually(lambda: daemon.status()["daemon"]["config"]["probation_s"] is None)
+        Path(broken["BROKEN"]).touch()
+        _kill_workers(daemon)
+        eventually(lambda: daemon.log().count("[death boot_failed]") >= 8, 30)  # the next try is some ticks away
+        Path(broken["BROKEN"]).unlink()
+        daemon.write_config({"supervision": {"boot_s": 60.0}, "daemon": {"probation_s": 60.0}})
+        assert daemon.ctl("reload").returncode == 0
+        eventually(lambda: daemon.status()["workers"]["alive"] == 2, 30)
+        assert _problem(daemon) is None
+
+
+def test_a_disk_that_takes_no_side_file_is_not_held_against_a_configuration(
+    tmp_path: Path, broken: dict[str, str]
+) -> None:
+    with Sandbox() as sandbox, Daemon(tmp_path, sandbox, environ=broken) as daemon:
+        eventually(lambda: daemon.status()["daemon"]["config"]["probation_s"] is None)
+        daemon.write_config({"supervision": {"boot_s": 60.0}, "daemon": {"probation_s": 60.0}})
+        assert daemon.ctl("reload").returncode == 0
+        Path(broken["BROKEN"]).write_text("disk")
+        _kill_workers(daemon)
+        eventually(lambda: daemon.log().count("exit status 74") >= 8, 30)
+        assert _problem(daemon) is None
+        assert "[death boot_failed]" not in daemon.log()
+        Path(broken["BROKEN"]).unlink()
+        eventually(lambda: daemon.status()["workers"]["alive"] == 2, 30)
+        assert _problem(daemon) is None
 
 
 def test_the_line_says_mode_workers_and_how_long_the_oldest_waits(tmp_path: Path) -> None:

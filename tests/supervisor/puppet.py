@@ -50,6 +50,8 @@ class _Puppet:
             match self.fate.broken:
                 case Broken.BOOT_EXITS:
                     self.loop.call_later(self.fate.boot_s, lambda: os._exit(70))
+                case Broken.BOOT_DISK:
+                    self.loop.call_later(self.fate.boot_s, lambda: os._exit(os.EX_IOERR))
                 case Broken.BOOT_HANGS:
                     pass
                 case Broken.EXITS:

@@ -73,7 +73,7 @@ SCENARIOS = {
     "one that does not boot in time": Scenario(4.0, {2: _fate(Broken.BOOT_HANGS, 0.0)}),
     "one that cannot boot for a while": Scenario(
         3.0,
-        {number: Fate(0.05, Broken.BOOT_EXITS) for number in (2, 3, 4, 5)},
+        {number: Fate(0.05, Broken.BOOT_EXITS if number % 2 else Broken.BOOT_DISK) for number in (2, 3, 4, 5)},
         settings=replace(SETTINGS, workers=1, standby=1),
     ),
     "one that has done its tasks": Scenario(4.0, {1: Fate(0.0, tasks=12.0)}, settings=replace(SETTINGS, max_tasks=20)),
@@ -108,7 +108,7 @@ def play_simulated(scenario: Scenario) -> list[Entry]:
     well = Fate(boot_s=0.0)
     machine = Machine(scenario.settings, lambda _, number: scenario.fates.get(number, well))
     ops: dict[str, Callable[[], None]] = {
-        "renew": lambda: events.renew(machine.view, machine.view.settings, machine.now, replace_all=Reason.OPERATOR),
+        "renew": lambda: machine.renew(machine.view.settings, Reason.OPERATOR),
         "hold up": lambda: machine.hold_up(HELD_UP_S),
         "no descriptors": lambda: _no_forks(machine),
         "descriptors": lambda: None,

@@ -72,12 +72,17 @@ class Broken(StrEnum):
     SIGNALLED = "signalled"
     EATEN = "eaten"  # by the kernel, for its memory
     BOOT_EXITS = "boot_exits"
+    BOOT_DISK = "boot_disk"  # no disk takes its side file
     BOOT_HANGS = "boot_hangs"
     HANGS = "hangs"  # in whatever phase: its loop does not turn any more
     WEDGED = "wedged"  # its loop turns, and no call ends
     STUCK = "stuck"  # one call does not end
     SLOW = "slow"  # its calls take long: it is well
     LATE = "late"  # its beats come late: it is well
+
+
+#: Those who never beat.
+NO_BOOTS = (Broken.BOOT_EXITS, Broken.BOOT_DISK, Broken.BOOT_HANGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class Process:
 
     @property
     def boots_at(self) -> float:
-        hangs = self.fate.broken in (Broken.BOOT_EXITS, Broken.BOOT_HANGS)
+        hangs = self.fate.broken in NO_BOOTS
         return math.inf if hangs else self.forked_at + self.fate.boot_s
 
     def ill(self, now: float, stall_s: float) -> bool:
@@ -197,6 +202,9 @@ class Machine:
         self._failing_since: float | None = None  # since when pings must stop
         self._delayed: dict[int, float] = {}  # seat -> not to be filled before
         self._boot_failures = 0  # in a row, of all
+        self._boot_faults = 0  # in a row, of those who were ordered under the present settings; not for the disk
+        self._renewals = 0
+        self._ordered: dict[int, int] = {}  # process -> the renewals before it was ordered
         self._short_lives: Counter[int] = Counter()  # in a row, by seat
         self._excused = self.now  # until then nobody could have done better
         self._hung: dict[int, float] = {}  # process -> by when it is to be killed
@@ -274,7 +282,7 @@ class Machine:
             if at <= process.beaten_at or at > until or process.boots_at > until:
                 continue
             if process.beaten_at == -math.inf:
-                self._boot_failures = 0
+                self._boot_failures = self._boot_faults = 0
             process.beaten_at = at
             # Of a parent that was held up, it is read now.
             read_at = self.now if self.held_up_until >= at else at
@@ -314,7 +322,15 @@ class Machine:
         if self.now < self.deadly_until:
             self.at(self.now + 0.3, lambda: self._die(process, End(signal=11)))
 
+    def renew(self, settings: Settings, replace_all: Reason | None) -> None:
+        """Other settings."""
+        self._renewals += 1
+        self._boot_faults = 0
+        events.renew(self.view, settings, self.now, replace_all=replace_all)
+
     def _fork(self, number: int) -> None:
+        self._ordered[number] = self._renewals
+        self._excuse_boots()
         if self.now < self.template_hangs_until:
             self._owed.add(number)
             return
@@ -334,7 +350,7 @@ class Machine:
         events.forked(self.view, number, self.now)
         process = self.processes[number] = Process(number, self._plan(self, number), self.now)
         fate = process.fate
-        if fate.broken in (Broken.BOOT_EXITS, Broken.BOOT_HANGS):
+        if fate.broken in NO_BOOTS:
             self._excuse_boots()
         match fate.broken:
             case Broken.EXITS:
@@ -345,6 +361,8 @@ class Machine:
                 self.at(process.broken_at, lambda: self._die(process, End(signal=9, oom=True)))
             case Broken.BOOT_EXITS:
                 self.at(self.now + fate.boot_s, lambda: self._die(process, End(status=70)))
+            case Broken.BOOT_DISK:
+                self.at(self.now + fate.boot_s, lambda: self._die(process, End(status=74, disk=True)))
             case Broken.BOOT_HANGS:
                 self._expect(process, self.now + self.view.settings.boot_s)
             case Broken.HANGS:
@@ -407,12 +425,15 @@ class Machine:
         self.counts[f"death {death.reason}"] += 1
         if process.beaten_at == -math.inf:
             self._boot_failures += 1
+            under_others = self._ordered[process.number] < self._renewals
+            if death.reason in FAULTS and process.fate.broken is not Broken.BOOT_DISK and not under_others:
+                self._boot_faults += 1
             self._excuse_boots()
         if death.seat is not None and death.reason in FAULTS:
             self._punish(death.seat, process, death.delay_s)
 
     def _excuse_boots(self) -> None:
-        """When nobody boots one tries for all, and the others need not."""
+        """When nobody boots one tries for all, and the others need not: from its order on, or its death."""
         if self._boot_failures >= self.view.target + self.view.settings.standby:
             self._excused = self.now
 
@@ -533,6 +554,10 @@ class Machine:
         if self.deaf:
             return
         view = self.view
+        if view.boot_faults != self._boot_faults:
+            raise Promise(
+                f"{view.boot_faults} boots are held against the settings at {self.now}, not {self._boot_faults}"
+            )
         for number, due in self._hung.items():
             if self.now > due + EXACT_S:
                 raise Promise(f"process {number} hangs and is not killed at {self.now}, {self.now - due} s too late")
@@ -597,7 +622,7 @@ def _settings(rng: random.Random) -> Settings:
 
 def _planner(rng: random.Random, settings: Settings) -> Callable[[Machine, int], Fate]:
     """Most processes live for an hour or so; now and then none boots for a while."""
-    ways = [broken for broken in Broken if broken not in (Broken.BOOT_EXITS, Broken.BOOT_HANGS)]
+    ways = [broken for broken in Broken if broken not in NO_BOOTS]
     weights = [6 if broken is Broken.NOTHING else 1 for broken in ways]
     undying = rng.random() < 0.2
 
@@ -610,7 +635,7 @@ def _planner(rng: random.Random, settings: Settings) -> Callable[[Machine, int],
             tasks=rng.choice([0.0, 1.0]),
         )
         if machine.no_boots_until > machine.now:
-            return replace(fate, broken=rng.choice([Broken.BOOT_EXITS, Broken.BOOT_EXITS, Broken.BOOT_HANGS]))
+            return replace(fate, broken=rng.choice([*NO_BOOTS, Broken.BOOT_EXITS]))
         broken = rng.choices(ways, weights)[0]
         after_s = fate.boot_s + (rng.expovariate(1 / HOUR_S) if rng.random() < 0.9 else rng.uniform(0.0, 4.0))
         return replace(fate, broken=broken, after_s=after_s)
@@ -629,6 +654,8 @@ def _schedule(machine: Machine, rng: random.Random, span_s: float) -> None:
 
     def no_boots() -> None:
         machine.no_boots_until = machine.now + rng.uniform(5.0, 300.0)
+        if rng.random() < 0.5:  # an operator sees it, and does something
+            machine.at(machine.now + rng.uniform(0.0, 300.0), reload)
 
     def deadly_seats() -> None:
         """Who comes from the reserve dies of the work, as soon as there is some."""
@@ -655,7 +682,7 @@ def _schedule(machine: Machine, rng: random.Random, span_s: float) -> None:
         settings = replace(machine.view.settings, workers=rng.choice([1, 2, 3, 4, 8]))
         settings = replace(settings, standby=rng.choice([0, 1, 2]))
         settings = replace(settings, min_workers=rng.randint(1, settings.workers), autoscale=None)
-        events.renew(machine.view, settings, machine.now, replace_all=Reason.RELOAD if rng.random() < 0.7 else None)
+        machine.renew(settings, Reason.RELOAD if rng.random() < 0.7 else None)
 
     def scale() -> None:
         least = machine.view.settings.min_workers

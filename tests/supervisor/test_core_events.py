@@ -8,7 +8,7 @@ from captchad.supervisor.core import events
 from captchad.supervisor.core.actions import Abandon, Condemn, Kill, Move, Ping, Retire, Scale, Start
 from captchad.supervisor.core.events import LATE_TICK_S, End
 from captchad.supervisor.core.states import NotAllowed, Reason, SeatState, WorkerState
-from captchad.supervisor.core.view import Autoscale, Load, Seat, Vital
+from captchad.supervisor.core.view import Autoscale, Load, Seat, View, Vital
 from tests.supervisor.fleet import START, beaten, fleet, forked, settings, settle
 
 ENDS = [
@@ -32,7 +32,12 @@ def test_the_cause_of_a_death_that_nobody_ordered(end, reason):
 
 
 @pytest.mark.parametrize(
-    ("end", "reason"), [(End(status=1), Reason.BOOT_FAILED), (End(signal=9, oom=True), Reason.OOM)]
+    ("end", "reason"),
+    [
+        (End(status=1), Reason.BOOT_FAILED),
+        (End(signal=9, oom=True), Reason.OOM),
+        (End(status=74, disk=True), Reason.DISK),
+    ],
 )
 def test_the_cause_of_a_death_before_the_first_beat(end, reason):
     view = fleet(settings(workers=1))
@@ -40,7 +45,29 @@ def test_the_cause_of_a_death_before_the_first_beat(end, reason):
     settle(view, START)
     forked(view, 2, START)
     assert events.died(view, 2, end, START + 1, 0.0).reason is reason
-    assert view.boot_failures == 1
+    assert (view.boot_failures, view.boot_faults) == (1, 0 if reason is Reason.DISK else 1)
+
+
+def test_boots_that_failed_are_held_against_the_settings_under_which_they_were_ordered():
+    view = View(settings(workers=4), 4)
+    events.rescale(view, 4, Reason.START, START)
+    settle(view, START)
+    for number in (1, 2, 3, 4):
+        forked(view, number, START)
+    for number in (1, 2):
+        events.died(view, number, End(status=1), START, 0.0)
+    assert (view.boot_failures, view.boot_faults) == (2, 2)
+
+    events.renew(view, settings(workers=4, boot_s=60.0), START)
+    assert (view.boot_failures, view.boot_faults) == (2, 0)
+    events.died(view, 3, End(status=1), START, 0.0)
+    assert (view.boot_failures, view.boot_faults) == (3, 0)
+    settle(view, START + 1.0)
+    forked(view, 5, START + 1.0)
+    events.died(view, 5, End(status=1), START + 1.0, 0.0)
+    assert (view.boot_failures, view.boot_faults) == (4, 1)
+    beaten(view, 4, START + 1.0)
+    assert (view.boot_failures, view.boot_faults) == (0, 0)
 
 
 @pytest.mark.parametrize("reason", [Reason.SILENT, Reason.WEDGED, Reason.NONSENSE, Reason.STOP_AGAIN])
@@ -56,13 +83,16 @@ def test_the_condemned_one_that_dies_before_its_kill_hung_all_the_same():
     assert events.died(view, 1, End(signal=9), START + 1.2, 0.0).reason is Reason.WEDGED
 
 
-@pytest.mark.parametrize(("end", "reason"), [(End(status=0), Reason.EXIT), (End(status=70), Reason.CRASH)])
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [(End(status=0), Reason.EXIT), (End(status=70), Reason.CRASH), (End(status=74, disk=True), Reason.DISK)],
+)
 def test_who_drains_exits_with_nothing_left(end, reason):
     view = fleet()
     events.apply(view, Retire(1, Reason.STOP), START + 1, 0.0)
     death = events.died(view, 1, end, START + 2, 0.0)
     assert death.reason is reason
-    assert view.seats[0].last_death == ("" if reason is Reason.EXIT else "crash")
+    assert view.seats[0].last_death == ("" if reason is Reason.EXIT else str(reason))
     assert view.seats[0].restarts == (0 if reason is Reason.EXIT else 1)
 
 

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -214,6 +215,27 @@ def _condemns_early(view, vital):
     return _due_at(view, vital) - early_s
 
 
+_renew = events.renew
+
+
+def _holds_all_against_a_reload(view, settings, now, **more):
+    before = view.boot_faults, view.renewed_after
+    _renew(view, settings, now, **more)
+    view.boot_faults, view.renewed_after = before
+
+
+def _forgets_who_is_under_way(view, settings, now, **more):
+    _renew(view, settings, now, **more)
+    view.renewed_after = 0
+
+
+_cause = events._cause
+
+
+def _a_disk_is_a_failed_boot(vital, end):
+    return _cause(vital, replace(end, disk=False))
+
+
 BUGS = {
     "the time of a parent that was held up is not given back": (events, "ticked", _no_discount),
     "a slow worker is taken for a wedged one": (decide, "_wedged", _slow_is_wedged),
@@ -228,6 +250,9 @@ BUGS = {
     "a ping is sent although the journal is dead": (decide, "_neglected", lambda view, now: None),
     "a ping is withheld although all is well": (decide, "_neglected", lambda view, now: Reason.JOURNAL),
     "a template that hangs is waited for": (decide, "_refork", lambda view, now: []),
+    "what failed before a reload is held against it": (events, "renew", _holds_all_against_a_reload),
+    "so is what was ordered before it": (events, "renew", _forgets_who_is_under_way),
+    "a disk that takes nothing is held against the settings": (events, "_cause", _a_disk_is_a_failed_boot),
     "forks go on although all hang in the kernel": (decide, "_undead", lambda view: 0),
 }
 

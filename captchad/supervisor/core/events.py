@@ -61,11 +61,15 @@ WITHHELD_PART = 0.25
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a process ended: exit status or signal, and whether the kernel says that it took it for its memory."""
+    """How a process ended: exit status or signal.
+
+    `oom`: the kernel says that it took it for its memory. `disk`: it says itself that no disk took its side file.
+    """
 
     status: int | None = None
     signal: int | None = None
     oom: bool = False
+    disk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,7 @@ def beat(view: View, number: int, said: Beat, now: float) -> bool:
     vital.last_beat_at, vital.beat = now, said
     if first:
         vital.first_beat_at = now
-        view.boot_failures = 0
+        view.boot_failures = view.boot_faults = 0
     if vital.usable and vital.seated_at is None:
         vital.seated_at = now
     return first
@@ -240,7 +244,7 @@ def died(view: View, number: int, end: End, now: float, chance: float) -> Death:
     delay_s = 0.0
     if reason in FAULTS:
         if not booted:
-            _note_boot_failure(view, now, chance)
+            _note_boot_failure(view, number, reason, now, chance)
         if seat is not None:
             delay_s = _punish(view, seat, now - vital.begun_at, booted, chance)
             _delay(seat, now + delay_s)
@@ -250,8 +254,11 @@ def died(view: View, number: int, end: End, now: float, chance: float) -> Death:
     return Death(number, index, reason, now - vital.begun_at, booted, delay_s)
 
 
-def _note_boot_failure(view: View, now: float, chance: float) -> None:
+def _note_boot_failure(view: View, number: int, reason: Reason, now: float, chance: float) -> None:
     view.boot_failures += 1
+    # What failed before the settings came is not for them to answer, and no setting mends a disk.
+    if number > view.renewed_after and reason is not Reason.DISK:
+        view.boot_faults += 1
     if view.nobody_boots:
         times = view.boot_failures - view.places + 1
         delay_s = growing(times, view.settings.restart_max_delay_s, chance)
@@ -275,6 +282,8 @@ def _cause(vital: Vital, end: End) -> Reason:
         return Reason.EXIT
     if end.oom:
         return Reason.OOM
+    if end.disk:
+        return Reason.DISK
     if vital.first_beat_at is None:
         return Reason.BOOT_FAILED
     return Reason.CRASH if end.signal is None else Reason.SIGNAL
@@ -340,6 +349,7 @@ def rescale(view: View, target: int, reason: Reason, now: float) -> None:
 def renew(view: View, settings: Settings, now: float, *, replace_all: Reason | None = None) -> None:
     """Take new settings. `replace_all`: every worker is to be replaced by another, one at a time, and why."""
     before, view.settings = view.settings, settings
+    view.boot_faults, view.renewed_after = 0, view.last_number
     if replace_all is not None:
         view.generation += 1
         view.why_generation = replace_all

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     CRASH = "crash"
     SIGNAL = "signal"
     OOM = "oom"
+    DISK = "disk"
     BOOT_FAILED = "boot_failed"
     BOOT_TIMEOUT = "boot_timeout"
     SILENT = "silent"
@@ -119,6 +120,7 @@ WORDS: Final[Mapping[Reason, str]] = {
     Reason.CRASH: "left by itself, with whatever status",
     Reason.SIGNAL: "a signal that was not ours",
     Reason.OOM: "the kernel took it for its memory",
+    Reason.DISK: "could not make or finish its side file: the disk did not take it",
     Reason.BOOT_FAILED: "died before its first heartbeat",
     Reason.BOOT_TIMEOUT: "no first heartbeat within supervision.boot_s",
     Reason.SILENT: "no heartbeat for supervision.stall_s: its loop does not turn",
@@ -158,6 +160,7 @@ FAULTS: Final = frozenset(
         Reason.CRASH,
         Reason.SIGNAL,
         Reason.OOM,
+        Reason.DISK,
         Reason.BOOT_FAILED,
         Reason.NONSENSE,
         Reason.PIPE_CLOSED,

@@ -176,7 +176,9 @@ class View:
     why_generation: Reason = Reason.START
     stopping: bool = False
     last_number: int = 0
-    boot_failures: int = 0  # in a row, over all seats; a configuration that cannot boot shows here
+    boot_failures: int = 0  # in a row, over all seats
+    boot_faults: int = 0  # those of them that the settings may explain: ordered under these, and not ended by the disk
+    renewed_after: int = 0  # the last worker that was ordered under other settings
     scaled_at: float = -math.inf
     calm_since: float | None = None  # since when there are more workers than there is work for
     forks: Forks = field(default_factory=Forks)
