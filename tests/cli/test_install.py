@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from captchad.cli import install as module
 from captchad.cli.captchactl import main
 from captchad.cli.reach import HIDDEN, Need, User, attempt, changeable, needs, obstacles, way
 from captchad.model.errors import NeedsOperator
+from tests.support.systemd import ROOT
 
 
 @pytest.fixture
@@ -186,7 +188,17 @@ def test_a_place_that_no_unit_can_run_is_refused_before_anything_is_done(capsys,
     assert (code, printed.out) == (1, "")
     assert "/home/nobody/bin/captchad: the unit does not see /home (ProtectHome=yes)" in printed.err
     assert "hint: put captchad" in printed.err
-    assert "PIPX_HOME=/opt/pipx" in printed.err
+    assert "in a clone: PIPX_HOME=/opt/pipx" in printed.err
+
+
+def test_nobody_is_told_to_install_what_an_index_has_under_the_name():
+    told = [module._MOVE, module._MOVE_USER, (ROOT / "docs" / "operations.md").read_text()]
+
+    installed = [
+        found[1] for text in told for found in re.finditer(r"^[^`]*?\bpipx? install(?: -\S+ /\S+)* (\S+)", text, re.M)
+    ]
+
+    assert installed == [".", ".", ".", "."]
 
 
 def test_beside_the_debian_package_it_refuses(monkeypatch, tmp_path):
