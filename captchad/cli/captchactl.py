@@ -183,9 +183,9 @@ def _submit(options: Namespace) -> int:
 
 
 def _wait(options: Namespace) -> int:
-    from captchad.cli import drop
+    from captchad.cli import wait
 
-    return drop.wait(options)
+    return wait.wait(options)
 
 
 def _show(options: Namespace) -> int:

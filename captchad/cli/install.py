@@ -34,8 +34,8 @@ _UNITS = ("captchad.service", "captchad-dlq-drain.service", "captchad-dlq-drain.
 _PACKAGE = Path("/var/lib/dpkg/info/captchad.list")
 # From a clone: no package index has captchad, and whoever took its name there would be run as root.
 _MOVE = (
-    "put captchad and its Python where every user may read them, outside of home and temporary directories; in a clone: "
-    "PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install --python /usr/bin/python3 ."
+    "put captchad and its Python where every user may read them, outside of home and temporary directories; "
+    "in a clone: PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install --python /usr/bin/python3 ."
 )
 _MOVE_USER = "install captchad where you can read and execute it; in a clone: pipx install ."
 _SOMEBODYS = "it is not as captchactl install wrote it"

@@ -82,7 +82,9 @@ def canned(request, loop):
         case "show":
             if request.args == {"id": "h"}:
                 return ok(TASK | {"id": "h", "state": "held", "message": "three\x1b crashes"})
-            return ok(TASK) if request.args == {"id": "a"} else refuse("no such task", hint="forgotten")
+            if request.args == {"id": "a"}:
+                return ok(TASK)
+            return refuse("busy") if request.args == {"id": "full"} else refuse("no such task", hint="forgotten")
         case "list":
             return ok({"tasks": [TASK | {"state": request.args["state"] or "any"}] * min(3, request.args["limit"])})
         case "dlq.list":
@@ -707,7 +709,8 @@ def test_wait_times_out(ctl, spool):
     done = ctl("wait", "a", "b", "--timeout", "0.1")
     assert (done.returncode, done.stdout) == (124, "a\tsolved\tT\n")
     said = done.stderr.splitlines()
-    assert said[:2] == ["captchactl: 1 of 2 have not ended in time:", "captchactl: b"]
+    unknown = "unknown to captchad, and no such file in incoming/"
+    assert said[:2] == ["captchactl: 1 of 2 have not ended in time:", f"captchactl: b ({unknown})"]
     assert said[2].startswith("captchactl: no daemon answers at")
 
 
@@ -717,6 +720,51 @@ def test_wait_names_what_nobody_has_taken(live, spool):
     done = live("wait", "b", "--timeout", "0.1")
     assert (done.returncode, done.stdout) == (124, "")
     assert done.stderr.splitlines()[1:] == ["captchactl: b (its file waits in incoming/)"]
+
+
+@contextmanager
+def waiting(ctl, *ids: str):
+    """`captchactl wait` under way."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(ctl.command("wait", *ids), **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_wait_says_what_may_never_come_and_waits(live, spool):
+    (spool / "c.json").write_text("{}")
+    with waiting(live, "c", "nosuch", "h", "a") as process:
+        assert [process.stderr.readline() for _ in range(3)] == [
+            "captchactl: nosuch: unknown to captchad, and no such file in incoming/; waiting\n",
+            "captchactl: h: held, until captchactl release h; waiting\n",
+            "captchactl: a: has ended (dead), and its result is not there; waiting\n",
+        ]
+        (spool / "c.json").unlink()
+        for task_id in ("h", "a", "nosuch", "c"):
+            put_result(live, task_id, status="solved", token="T")
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+def test_wait_says_that_no_daemon_runs(ctl, spool):
+    with waiting(ctl, "nosuch") as process:
+        assert process.stderr.readline().startswith("captchactl: no daemon answers at")
+        assert process.stderr.readline().startswith("captchactl: nosuch: unknown to captchad")
+        put_result(ctl, "nosuch", status="solved", token="T")
+        assert process.wait(20) == 0
+
+
+def test_a_daemon_that_does_not_say_is_no_doubt(live, spool):
+    done = live("wait", "full", "--timeout", "0.1")
+    assert done.stderr.splitlines() == ["captchactl: 1 of 1 have not ended in time:", "captchactl: full"]
+
+
+def test_wait_without_a_spool_is_an_error_at_once(ctl):
+    done = ctl("wait", "a")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "spool/results is not there" in done.stderr
 
 
 def test_wait_sees_a_rejected_line_of_a_batch(ctl, spool):
