@@ -61,6 +61,9 @@ def _run(options: Namespace) -> int:
     try:
         return verb(options)
     except NotRunning as error:
+        from captchad.cli.places import start_hint
+
+        error.hint = error.hint or start_hint(options)
         return _complain(error, Exit.NOT_RUNNING)
     except CaptchadError as error:
         return _complain(error, int(getattr(error, "code", Exit.FAILED)))

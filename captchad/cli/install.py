@@ -200,7 +200,24 @@ def install(options: Namespace) -> int:
         steps.run("systemd-sysusers", "/etc/sysusers.d/captchad.conf")
         steps.run("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/captchad.conf")
     _reload(where, steps)
+    _say_next(where, steps)
     return Exit.OK
+
+
+def _say_next(where: Where, steps: _Steps) -> None:
+    """What brings it to run. A key that is there tells that somebody has set it up already."""
+    if where.user:
+        key = where.config.with_name("captchaai.key")
+        start = f"{' '.join(_systemctl(where))} enable --now captchad"
+        asked = (
+            "" if key.exists() else f"the key into {key} (mode 0600), your hosts into {key.with_name('conf.d')}/, then "
+        )
+        steps.say("next", f"{asked}{start}")
+        return
+    credentials = where.config.with_name("credentials")
+    stored = credentials.is_dir() and any(credentials.iterdir())
+    why = "" if stored else "it asks for your hosts and the key, and starts the service"
+    steps.say("next", "systemctl start captchad" if stored else "captchactl setup", why)
 
 
 def _lay_out(items: Sequence[Item], record: _Record, steps: _Steps) -> None:

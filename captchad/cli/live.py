@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captchad.cli.exits import Exit
-from captchad.cli.places import Places, find
+from captchad.cli.places import Places, find, start_hint
 from captchad.cli.render import clean, duration, style_for
 from captchad.cli.render import providers as render_providers
 from captchad.cli.render import status as render_status
@@ -29,11 +29,14 @@ SYSTEM_SOCKET = Path("/run/captchad/control.sock")
 
 
 class Seen(NamedTuple):
-    """What could be learned of the daemon. `why` says what stood in the way of a live answer."""
+    """What could be learned of the daemon. `why` says what stood in the way of a live answer, `failed` that the
+    service did not just not run: it has failed.
+    """
 
     status: dict[str, Any] | None
     code: Exit
     why: str = ""
+    failed: bool = False
 
 
 def status(options: Namespace) -> int:
@@ -62,6 +65,9 @@ def _print_status(options: Namespace) -> int:
     if seen.why:
         sys.stdout.flush()
         print(f"captchactl: {clean(seen.why)}", file=sys.stderr)
+    hint = start_hint(options) if seen.code is Exit.STATUS_DEAD and not seen.failed else ""
+    if hint:
+        print(f"hint: {clean(hint)}", file=sys.stderr)
     return seen.code
 
 
@@ -95,7 +101,9 @@ def find_status(places: Places) -> Seen:
     try:
         return Seen(call(places.socket, "status", timeout_s=ASK_S), Exit.OK)
     except NotRunning as error:
-        return _from_file(places.state_dir / "status.json", f"{error}{_systemd_says(places)}", Exit.STATUS_DEAD)
+        says = _systemd_says(places)
+        found = _from_file(places.state_dir / "status.json", f"{error}{says}", Exit.STATUS_DEAD)
+        return found._replace(failed=bool(says))
     except CaptchadError as error:
         return _from_file(places.state_dir / "status.json", str(error), Exit.STATUS_UNKNOWN)
     except PermissionError:

@@ -194,6 +194,5 @@ def parse_key(data: bytes, what: str, where: str) -> str:
 def _where(provider: Provider) -> str:
     if provider.api_key_file is not None:
         return f"put the key of {provider.name} into {provider.api_key_file}"
-    return (
-        f"put the key of {provider.name} into the file of the unit's LoadCredential={provider.api_key_credential}:FILE"
-    )
+    by_hand = f"the file of the unit's LoadCredential={provider.api_key_credential}:FILE"
+    return f"captchactl setup --provider {provider.name} stores it; by hand it stands in {by_hand}"

@@ -275,7 +275,8 @@ class Policy:
             ListOf(HostPattern()),
             "Page hosts that you are authorised to automate; other tasks are rejected. Compared in lower case.",
             example=["example.com", "*.example.com"],
-            missing='list the hosts that you may automate, like ["example.com"], or choose ["*"]',
+            missing="captchactl setup asks for the hosts that you may automate; by hand they stand in conf.d/*.toml "
+            'beside this file: [policy] allowed_hosts = ["example.com"]',
         )
     )
 

@@ -5,13 +5,14 @@ import os
 import pty
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 # `live` too: who gives up the right to read the package cannot import it any more.
-from captchad.cli import captchactl, tasks
+from captchad.cli import captchactl, places, tasks
 from captchad.cli import live as live_verbs  # noqa: F401 - see above
 from captchad.control.server import Pending
 from captchad.control.wire import ok, refuse
@@ -354,6 +355,26 @@ def test_not_running_has_its_code_and_a_message(ctl):
     done = ctl("reload")
     assert done.returncode == 7
     assert done.stderr.startswith("captchactl: no daemon answers at")
+
+
+@pytest.mark.parametrize("verb", ["status", "reload", "providers"])
+def test_without_a_daemon_it_says_what_starts_one(ctl, verb):
+    assert ctl(verb).stderr.splitlines()[-1] == f"hint: captchad run --config {ctl.config} starts it"
+
+
+def test_without_a_daemon_of_the_system_it_says_what_starts_that(tmp_path, monkeypatch):
+    config, setup_file = tmp_path / "captchad.toml", tmp_path / "10-setup.toml"
+    monkeypatch.setattr(places, "DEFAULT_CONFIG", config)
+    monkeypatch.setattr(places, "SETUP_FILE", setup_file)
+    options = Namespace(config=None, socket=None, user=False)
+
+    assert "--config FILE" in places.start_hint(options)
+    config.touch()
+    assert places.start_hint(options).startswith("captchactl setup starts it for the first time")
+    setup_file.touch()
+    assert places.start_hint(options) == "systemctl start captchad starts it"
+    assert places.start_hint(Namespace(config=config, socket=None, user=True)).startswith("systemctl --user start")
+    assert places.start_hint(Namespace(config=None, socket=tmp_path, user=False)) == ""
 
 
 @pytest.mark.root

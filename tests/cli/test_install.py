@@ -250,8 +250,37 @@ def test_once_more_changes_nothing(home, capsys):
     capsys.readouterr()
 
     assert main(["install", "--user"]) == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"same", "keep", "skip"}
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"same", "keep", "skip", "next"}
     assert {path: path.lstat().st_mtime_ns for path in home.rglob("*") if not path.is_dir()} == before
+
+
+def test_the_last_line_says_what_comes_next(home, capsys):
+    key = home / ".config" / "captchad" / "captchaai.key"
+    start = "systemctl --user enable --now captchad"
+
+    main(["install", "--user"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"next    the key into {key} (mode 0600), ")
+    key.touch()
+    main(["install", "--user"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"next    {start}"
+
+
+@pytest.mark.parametrize(
+    ("stored", "line"),
+    [
+        ([], "next    captchactl setup (it asks for your hosts and the key, and starts the service)"),
+        (["captchaai.key.cred"], "next    systemctl start captchad"),
+    ],
+)
+def test_root_is_told_of_setup_until_there_is_a_key(tmp_path, capsys, stored, line):
+    (tmp_path / "credentials").mkdir()
+    for name in stored:
+        (tmp_path / "credentials" / name).touch()
+    where = module.Where(False, tmp_path, tmp_path / "captchad.toml", tmp_path)
+
+    module._say_next(where, module._Steps(Namespace(dry_run=True, json=False)))
+
+    assert capsys.readouterr().out == f"{line}\n"
 
 
 def test_the_unit_names_this_captchad(home, capsys):
