@@ -3,6 +3,7 @@
 __all__ = ["main"]
 
 import argparse
+import errno
 import os
 import sys
 from argparse import Namespace
@@ -68,10 +69,13 @@ def _run(options: Namespace) -> int:
     except CaptchadError as error:
         return _complain(error, int(getattr(error, "code", Exit.FAILED)))
     except PermissionError as error:
-        what = f"no permission: {error.filename}" if error.filename else "no permission"
-        return _complain(
-            CaptchadError(what, hint="run it as root, or as a member of captchad's group"), Exit.NO_PERMISSION
-        )
+        from captchad.cli.places import PERMISSION_HINT
+
+        roots = error.errno == errno.EPERM  # no group helps; what raises it itself has its own words
+        words = ("no permission", error.filename, error.strerror if roots else "")
+        text = ": ".join(str(word) for word in words if word)
+        hint = "run it as root" if roots else PERMISSION_HINT
+        return _complain(CaptchadError(text, hint=hint), Exit.NO_PERMISSION)
 
 
 def _complain(error: CaptchadError, code: int) -> int:

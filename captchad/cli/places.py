@@ -4,7 +4,7 @@
 that costs money is among them.
 """
 
-__all__ = ["DEFAULT_CONFIG", "Places", "become_owner", "find", "start_hint", "user_config"]
+__all__ = ["DEFAULT_CONFIG", "PERMISSION_HINT", "Places", "become_owner", "find", "start_hint", "user_config"]
 
 import os
 import re
@@ -18,6 +18,9 @@ DEFAULT_CONFIG = Path("/etc/captchad/captchad.toml")
 
 #: What `captchactl setup` writes beside it.
 SETUP_FILE = DEFAULT_CONFIG.parent / "conf.d" / "10-setup.toml"
+
+#: For what the daemon's group may read and ask.
+PERMISSION_HINT = "run it as root, or as a member of the group captchad"
 
 _DIRECTORIES = {
     "runtime_dir": "/run/captchad",

@@ -6,13 +6,13 @@ import pty
 import subprocess
 import sys
 from argparse import Namespace
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-# `live` too: who gives up the right to read the package cannot import it any more.
-from captchad.cli import captchactl, places, tasks
+# All that is used: who gives up the right to read the package cannot import it any more.
+from captchad.cli import bounds, captchactl, config, install, places, tasks  # noqa: F401 - see above
 from captchad.cli import live as live_verbs  # noqa: F401 - see above
 from captchad.control.server import Pending
 from captchad.control.wire import ok, refuse
@@ -363,17 +363,17 @@ def test_without_a_daemon_it_says_what_starts_one(ctl, verb):
 
 
 def test_without_a_daemon_of_the_system_it_says_what_starts_that(tmp_path, monkeypatch):
-    config, setup_file = tmp_path / "captchad.toml", tmp_path / "10-setup.toml"
-    monkeypatch.setattr(places, "DEFAULT_CONFIG", config)
+    main, setup_file = tmp_path / "captchad.toml", tmp_path / "10-setup.toml"
+    monkeypatch.setattr(places, "DEFAULT_CONFIG", main)
     monkeypatch.setattr(places, "SETUP_FILE", setup_file)
     options = Namespace(config=None, socket=None, user=False)
 
     assert "--config FILE" in places.start_hint(options)
-    config.touch()
+    main.touch()
     assert places.start_hint(options).startswith("captchactl setup starts it for the first time")
     setup_file.touch()
     assert places.start_hint(options) == "systemctl start captchad starts it"
-    assert places.start_hint(Namespace(config=config, socket=None, user=True)).startswith("systemctl --user start")
+    assert places.start_hint(Namespace(config=main, socket=None, user=True)).startswith("systemctl --user start")
     assert places.start_hint(Namespace(config=None, socket=tmp_path, user=False)) == ""
 
 
@@ -398,6 +398,54 @@ def test_no_permission_has_its_code(live):
                 os._exit(99)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert codes == [4, 4]
+
+
+def as_stranger(ctl, *words: str) -> tuple[int, str]:
+    """captchactl as nobody in particular: exit code and stderr. No exec: the interpreter may be out of his reach."""
+    said = ctl.root / "said"
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.stderr = said.open("w", buffering=1)
+            os.environ["HOME"] = "/nonexistent"
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os._exit(captchactl.main(["--config", str(ctl.config), *words]))
+        finally:
+            os._exit(99)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, said.read_text()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_only_the_group_may_see_is_said_to_a_stranger(short_path, runs):
+    short_path.chmod(0o755)
+    ctl = Ctl(short_path)
+    write_status(ctl, 1)
+    (ctl.root / "state").chmod(0o750)
+    hint = "hint: run it as root, or as a member of the group captchad"
+    with control_daemon(ctl.socket, canned) if runs else nullcontext():
+        code, said = as_stranger(ctl, "status")
+        assert (code, "PermissionError" in said) == (4 if runs else 3, False)
+        assert f"no permission to read {ctl.root}/state/status.json" in said
+        assert (hint in said.splitlines()) == runs
+        for words in (["config", "history"], ["providers"]):
+            code, said = as_stranger(ctl, *words)
+            assert (code, said.splitlines()[-1]) == (4, hint), said
+            assert said.startswith(f"captchactl: no permission: {ctl.root}/")
+
+
+@pytest.mark.root
+def test_no_group_helps_where_only_root_may_write(ctl):
+    code, said = as_stranger(ctl, "install")
+
+    assert code == 4
+    assert said.splitlines() == [
+        "captchactl: no permission: /etc/systemd/system: only root may write there; see --user",
+        "hint: run it as root",
+    ]
 
 
 # --- reload, health
