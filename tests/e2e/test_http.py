@@ -58,6 +58,7 @@ def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
     overrides = {"http": {"listen": f"127.0.0.1:{port}"}, "daemon": daemon_table, "supervision": supervision}
     with Sandbox(scenario="[solve]\nseconds = 0.2\n") as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
         eventually(lambda: _get(port, "/health/ready")[0] == 200)
+        assert "[+]solve_rate pass nothing solved yet\n" in _get(port, "/readyz?verbose")[1]
         daemon.drop([{"id": "h", "sitekey": "h", "pageurl": "https://example.com/"}])
         daemon.wait_results(1)
 
@@ -68,6 +69,7 @@ def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
             return named[("captchad_tasks_total", (("result", "solved"),))]
 
         eventually(lambda: solved() == 1.0)
+        eventually(lambda: "[+]solve_rate pass 100% solved\n" in _get(port, "/readyz?verbose")[1])
         assert _get(port, "/health")[0] == 200
         assert json.loads(_get(port, "/status")[1])["queue"]["solved_total"] == 1
         assert sandbox.key not in "".join(_get(port, path)[1] for path in ("/", "/status", "/metrics", "/health"))
