@@ -409,7 +409,7 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
     text = "what was done about them of late, and why; from the journal alone, also beside a running daemon"
     log.add_argument("--why", action="store_true", help=text)
     log.add_argument("--deaths", action="store_true", help="how they died of late; from the journal alone, likewise")
-    workers.add_argument("--limit", type=number, metavar="N", help=f"with these: the latest N ({_DEFAULT_LIMIT})")
+    workers.add_argument("--limit", type=_number, metavar="N", help=f"with these: the latest N ({_DEFAULT_LIMIT})")
     more = workers.add_subparsers(metavar="VERB")
 
     text = "have N workers until daemon.workers changes at a reload, or a restart; autoscale, if on, goes on from there"
@@ -431,7 +431,7 @@ def _add_config(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
 
     show = verb(more, "show", "what runs, as TOML; without a daemon what the file says", _config_show)
     show.add_argument("--origin", action="store_true", help="each value with the file and line that it comes from")
-    show.add_argument("--generation", type=number, metavar="N", help="generation N instead")
+    show.add_argument("--generation", type=_number, metavar="N", help="generation N instead")
 
     text = "what differs, and what each change takes; without names: what a reload changes"
     diff = verb(more, "diff", text, _config_diff)
@@ -444,7 +444,7 @@ def _add_config(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
 
     text = "run generation N, or what ran before this one; the file stays as it is, and runs only after a reload"
     rollback = verb(more, "rollback", text, _config_rollback)
-    rollback.add_argument("generation", nargs="?", type=number, metavar="N")
+    rollback.add_argument("generation", nargs="?", type=_number, metavar="N")
 
     verb(more, "confirm", "keep what reload --confirm-within brought", _config_confirm)
 
@@ -454,7 +454,7 @@ def _add_logs(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
     logs = verb(verbs, "logs", text, _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is logged from now on, until Ctrl-C")
     logs.add_argument(
-        "-n", "--lines", type=number, metavar="N", help="the latest N (100; with --since the first N, or all)"
+        "-n", "--lines", type=_number, metavar="N", help="the latest N (100; with --since the first N, or all)"
     )
     text = "from then on: an ISO time (UTC), or 90s, 15min, 2h, 3d ago"
     logs.add_argument("--since", type=_since, metavar="WHEN", help=text)
@@ -557,12 +557,15 @@ def _add_common(parser: _Parser) -> None:
 
 def _add_limit(parser: _Parser) -> None:
     parser.add_argument(
-        "--limit", type=number, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
+        "--limit", type=_number, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
     )
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError("a number of seconds above 0 is wanted")
     return value
@@ -609,11 +612,10 @@ def _day(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!a} is neither a day like 2026-11-22 nor like 7d") from None
 
 
-def number(text: str) -> int:  # argparse says its name
-    value = int(text)
-    if value < 1:
+def _number(text: str) -> int:
+    if not (text.isdecimal() and text.isascii()) or int(text) < 1:
         raise argparse.ArgumentTypeError("a number above 0 is wanted")
-    return value
+    return int(text)
 
 
 if __name__ == "__main__":

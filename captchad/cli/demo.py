@@ -425,7 +425,7 @@ def _totals(url: str) -> dict[str, Any]:
         connection.request("GET", "/_sandbox/totals")
         found: dict[str, Any] = json.loads(connection.getresponse().read())
     except OSError as error:
-        raise _Failed(f"the practice provider does not show its ledger: {error}") from error
+        raise _Failed(f"the practice provider does not show its ledger: {error.strerror or error}") from error
     finally:
         connection.close()
     return found

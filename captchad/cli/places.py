@@ -51,7 +51,7 @@ class Places(NamedTuple):
 def find(config: Path | None, socket: Path | None) -> Places:
     """The places of the daemon with this configuration file or, over it, this socket.
 
-    Raises FixInput when `config` is given and not there, PermissionError when it may not be read.
+    Raises FixInput when `config` is given and not there, or no file is, PermissionError when it may not be read.
     """
     tables = _read(config)
     daemon, queue, policy = (_table(tables, name) for name in ("daemon", "queue", "policy"))
@@ -123,6 +123,8 @@ def _read(config: Path | None) -> dict[str, Any]:
         if config is None:
             return {}  # an operator without the right to read the file may still have the right to use the socket
         raise
+    except OSError as error:
+        raise FixInput(f"{error.filename}: {(error.strerror or 'unreadable').lower()}") from None
     return tables
 
 

@@ -351,6 +351,12 @@ def test_a_configuration_that_is_not_there_is_said(ctl):
     assert "no such file" in done.stderr
 
 
+def test_a_configuration_that_is_no_file_is_said(ctl):
+    for path, why in ((ctl.root, "is a directory"), (ctl.config / "x", "not a directory")):
+        done = subprocess.run([*ctl.command()[:3], "--config", str(path), "status"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (1, f"captchactl: {path}: {why}\n")
+
+
 def test_not_running_has_its_code_and_a_message(ctl):
     done = ctl("reload")
     assert done.returncode == 7
@@ -860,6 +866,25 @@ def test_wait_takes_ids_only(ctl, spool):
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("dlq",), ("wait",), ("status", "--watch", "-1"), ("show",)])
 def test_usage_is_2(ctl, arguments):
     assert ctl(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("status", "--watch", "abc"), "argument --watch: a number of seconds above 0 is wanted"),
+        (("list", "--limit", "1e3"), "argument --limit: a number above 0 is wanted"),
+    ],
+)
+def test_a_bad_number_is_refused_in_words(ctl, arguments, said):
+    assert ctl(*arguments).stderr.splitlines()[-1].endswith(said)
+
+
+def test_submit_says_the_place_of_a_fault_once(ctl, spool):
+    for text, said in (
+        ('{"id": "a\n"}', "<stdin>:1:10: not valid JSON: invalid control character"),
+        ('{"id": "a', "<stdin>:1:8: not valid JSON: unterminated string"),
+    ):
+        assert ctl("submit", "-", stdin=text).stderr.splitlines()[0] == f"captchactl: {said}"
 
 
 # --- words in a wrong place

@@ -40,6 +40,11 @@ def test_usage_is_64_so_that_systemd_does_not_try_again(arguments):
     assert done.stderr.startswith("usage: captchad")
 
 
+@pytest.mark.parametrize("port", ["x", "99999"])
+def test_a_bad_port_is_refused_in_words(port):
+    assert captchad("sandbox", "--port", port).stderr.endswith("argument --port: a port is 0 to 65535\n")
+
+
 @pytest.mark.parametrize("verb", ["check", "run"])
 def test_a_bad_configuration_is_78(tmp_path, verb):
     config = tmp_path / "captchad.toml"
