@@ -369,7 +369,8 @@ def _parser() -> _Parser:
     reported.add_argument("id", metavar="ID")
     reported.add_argument("verdict", choices=("good", "bad"))
 
-    dlq = verbs.add_parser("dlq", help="the dead-letter queue").add_subparsers(metavar="VERB", required=True)
+    group = verb(verbs, "dlq", "the dead-letter queue", _print_help)
+    dlq = group.add_subparsers(metavar="VERB", required=True)
     _add_limit(verb(dlq, "list", "the tasks that failed for good, and why", _dlq_list))
     redrive = verb(dlq, "redrive", "run dead tasks again; each may be charged again", _dlq_redrive)
     redrive.add_argument("ids", nargs="*", metavar="ID")
@@ -384,9 +385,8 @@ def _parser() -> _Parser:
 
     _add_install(verbs, verb)
 
-    text = "the journal's files"
-    group = verbs.add_parser("journal", help=text, description=text)
-    group.set_defaults(run=lambda options: _print_help(group))
+    group = verb(verbs, "journal", "the journal's files", _print_help)
+    group.set_defaults(group=group)
     journal = group.add_subparsers(metavar="VERB")
     text = "whether it is whole, and what is in it; only reads, also beside a running daemon (exit 1 damaged)"
     verb(journal, "verify", text, _journal_verify)
@@ -424,9 +424,8 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
 
 
 def _add_config(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
-    text = "the configuration: what runs, what ran before, and back to that"
-    group = verbs.add_parser("config", help=text, description=text)
-    group.set_defaults(run=lambda options: _print_help(group))
+    group = verb(verbs, "config", "the configuration: what runs, what ran before, and back to that", _print_help)
+    group.set_defaults(group=group)
     more = group.add_subparsers(metavar="VERB")
 
     show = verb(more, "show", "what runs, as TOML; without a daemon what the file says", _config_show)
@@ -531,8 +530,8 @@ def _workers_number(text: str) -> int:
     return int(text)
 
 
-def _print_help(parser: _Parser) -> int:
-    parser.print_help()
+def _print_help(options: Namespace) -> int:
+    options.group.print_help()
     return Exit.USAGE
 
 

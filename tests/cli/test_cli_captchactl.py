@@ -887,6 +887,23 @@ def test_submit_says_the_place_of_a_fault_once(ctl, spool):
         assert ctl("submit", "-", stdin=text).stderr.splitlines()[0] == f"captchactl: {said}"
 
 
+def test_the_common_options_are_taken_everywhere(live):
+    named = ("--config", str(live.config))
+    plain = live.command()[:3]
+    for words in (
+        (*named, "--json", "dlq", "list"),
+        ("dlq", *named, "--json", "list"),
+        ("dlq", "--json", "list", *named),
+    ):
+        done = subprocess.run([*plain, *words], capture_output=True, text=True, check=False)
+        assert (done.returncode, json.loads(done.stdout)["tasks"]) == (0, [BUGGY]), (words, done.stderr)
+    for words in (("config", *named, "show"), ("journal", "--json", *named, "verify")):
+        done = subprocess.run([*plain, *words], capture_output=True, text=True, check=False)
+        assert done.returncode != 2, done.stderr
+    for group in ("config", "journal"):
+        assert (live(group).returncode, f"usage: captchactl {group}" in live(group).stdout) == (2, True)
+
+
 # --- words in a wrong place
 
 
