@@ -96,7 +96,7 @@ class _Teller:
 
 def _refuse_without_unit() -> None:
     if not Path("/run/systemd/system").is_dir():
-        raise NeedsOperator("systemd does not run here", hint="captchad runs without it, too: docs/operations.md")
+        raise NeedsOperator("systemd does not run here", hint="captchad run works without it, too: captchad(8)")
     state = run(["systemctl", "show", "--property=LoadState", "--value", UNIT]).decode().strip()
     if state == "not-found":
         raise NeedsOperator(f"there is no {UNIT}", hint="install the package, or run captchactl install")

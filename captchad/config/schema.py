@@ -133,7 +133,7 @@ class Daemon:
         default="plain",
         metadata=_key(
             Choice(("plain", "json")),
-            "How lines on stderr look: text, or objects with the fields of docs/events.md. Ignored when stderr is the"
+            "How lines on stderr look: text, or objects with a member for each field. Ignored when stderr is the"
             " journal, which gets the fields in its own way; until the configuration is read, lines are plain.",
         ),
     )

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("captchad sandbox", description="A practice provider: in.php, res.php, faults.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--scenario", type=Path, help="TOML; docs/sandbox.md describes it")
+    parser.add_argument("--scenario", type=Path, help="how it answers and misbehaves, in TOML")
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     options = parser.parse_args(argv)
