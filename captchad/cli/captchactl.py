@@ -520,7 +520,9 @@ def _add_install(verbs: _Verbs, verb: Callable[..., _Parser]) -> None:
         if name == "uninstall":
             added.set_defaults(prefix=None)  # it is on record
             continue
-        text = "where man pages, completions and links to the programs go (/usr/local; with --user ~/.local)"
+        text = (
+            "where man pages, completions and links go (where they went before; else /usr/local, with --user ~/.local)"
+        )
         added.add_argument("--prefix", type=Path, metavar="DIR", help=text)
 
 

@@ -501,7 +501,7 @@ class Http:
     listen: str = field(
         default="127.0.0.1:8480",
         metadata=_key(
-            Address(), 'Address of health, metrics and dashboard; "" turns HTTP off; port 0 takes a free one.'
+            Address(), 'Address of health, metrics and status page; "" turns HTTP off; port 0 takes a free one.'
         ),
     )
 
@@ -547,7 +547,7 @@ class Config:
     breaker: Breaker = field(metadata=_table("breaker", Breaker, "When a failing provider is left alone."))
     degradation: Degradation = field(metadata=_table("degradation", Degradation, "When lower priorities wait."))
     limits: Limits = field(metadata=_table("limits", Limits, "What may be spent at most."))
-    http: Http = field(metadata=_table("http", Http, "Health, metrics, dashboard, gateway."))
+    http: Http = field(metadata=_table("http", Http, "Health, metrics and a status page over HTTP."))
 
 
 @dataclass(frozen=True, slots=True)

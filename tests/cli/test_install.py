@@ -304,6 +304,25 @@ def test_the_configuration_only_lacks_the_hosts(home, capsys):
     assert "policy.allowed_hosts: missing" in line
 
 
+def test_once_more_goes_to_the_prefix_of_before(home, capsys):
+    page = Path("share") / "man" / "man1" / "captchactl.1"
+    main(["install", "--user", "--prefix", str(home / "prefix")])
+    main(["install", "--user"])
+    assert [(home / each / page).exists() for each in ("prefix", ".local")] == [True, False]
+
+    main(["install", "--user", "--prefix", str(home / "other")])
+    assert [(home / each / page).exists() for each in ("prefix", "other")] == [False, True]
+
+
+def test_only_accounts_that_there_are_are_kept(monkeypatch):
+    monkeypatch.setattr(module.pwd, "getpwnam", {"captchad": 1}.__getitem__)
+    monkeypatch.setattr(module.grp, "getgrnam", {"captchad-submit": 1}.__getitem__)
+    assert list(module._accounts()) == ["the user captchad", "the group captchad-submit"]
+    monkeypatch.setattr(module.pwd, "getpwnam", {}.__getitem__)
+    monkeypatch.setattr(module.grp, "getgrnam", {}.__getitem__)
+    assert list(module._accounts()) == []
+
+
 def test_uninstall_takes_what_install_wrote_and_nothing_else(home, capsys):
     main(["install", "--user"])
     state = home / ".local" / "state" / "captchad"

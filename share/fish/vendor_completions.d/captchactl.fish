@@ -283,7 +283,7 @@ complete -c captchactl -n '_shtab_captchactl_using install' -l socket -xka "(__f
 complete -c captchactl -n '_shtab_captchactl_using install' -l user -d 'the daemon that you run with systemctl --user'
 complete -c captchactl -n '_shtab_captchactl_using install' -l json -d 'print JSON'
 complete -c captchactl -n '_shtab_captchactl_using install' -l dry-run -d 'say each step, and change nothing'
-complete -c captchactl -n '_shtab_captchactl_using install' -l prefix -xka "(__fish_complete_directories)" -d 'where man pages, completions and links to the programs go (/usr/local; with --user ~/.local)'
+complete -c captchactl -n '_shtab_captchactl_using install' -l prefix -xka "(__fish_complete_directories)" -d 'where man pages, completions and links go (where they went before; else /usr/local, with --user ~/.local)'
 complete -c captchactl -n '_shtab_captchactl_using; and test $_shtab_captchactl_npos -eq 0' -a uninstall -d 'stop it, and remove what install wrote; configuration, queue and results stay'
 complete -c captchactl -n '_shtab_captchactl_using uninstall' -s h -l help -d 'show this help message and exit'
 complete -c captchactl -n '_shtab_captchactl_using uninstall' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s configuration'
