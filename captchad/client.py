@@ -121,9 +121,10 @@ class Client:
 
             result = client.wait("order-17", timeout=180)
 
-        A rejection from before this client's own `submit` of that id does not count.
+        A rejection from before this client's own `submit` of that id does not count. Raises NeedsOperator when there is
+        no spool: a result would never come.
         """
-        with closing(_Waiter(self._dirs, timeout)) as waiter:
+        with closing(self._waiter(timeout)) as waiter:
             while True:
                 found = self.result(task_id)
                 if found is not None:
@@ -137,10 +138,10 @@ class Client:
                 print(result["id"], result["status"])
 
         A task that was not taken comes as {"id": …, "status": "rejected", "error": …, "reason": {…}}. Raises
-        TimeoutError when `timeout` seconds from the first call on have not brought all.
+        TimeoutError when `timeout` seconds from the first call on have not brought all, NeedsOperator like `wait`.
         """
         pending = dict.fromkeys(ids)
-        with closing(_Waiter(self._dirs, timeout)) as waiter:
+        with closing(self._waiter(timeout)) as waiter:
             while True:
                 for task_id in [task_id for task_id in pending if waiter.worth_a_look(task_id)]:
                     found = self._result_or_rejection(task_id)
@@ -150,6 +151,13 @@ class Client:
                 if not pending:
                     return
                 waiter.pause(f"{len(pending)} tasks without a result within {timeout} s")
+
+    def _waiter(self, timeout: float | None) -> "_Waiter":
+        try:
+            self._dirs.results.stat()
+        except OSError as exc:
+            raise self._told(exc, self._dirs.results) from exc
+        return _Waiter(self._dirs, timeout)
 
     def _result_or_rejection(self, task_id: str) -> dict[str, Any] | None:
         try:

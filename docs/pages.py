@@ -18,6 +18,7 @@ import shtab
 
 from captchad.cli import captchactl, captchad
 from captchad.config.reference import manual
+from captchad.model.logevents import Event
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARE = ROOT / "share"
@@ -29,6 +30,8 @@ _COMPLETIONS = {
 }
 #: Longer cells of a table are wrapped.
 _CELL = 40
+#: Words of an option that its parser takes without a list of them: that would be imported by every call.
+_WORDS = {"--event": list(Event), "--by": ["day", "method", "host", "provider", "tag:"]}
 _COMPLETED = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
 
 
@@ -41,6 +44,8 @@ def pages() -> dict[str, str]:
         for action in _actions(parser):
             if isinstance(action.metavar, str) and action.metavar in _COMPLETED:
                 action.complete = _COMPLETED[action.metavar]
+            for option in action.option_strings:
+                action.choices = _WORDS.get(option, action.choices)
         for shell, place in _COMPLETIONS.items():
             found[place.format(parser.prog)] = shtab.complete(parser, shell)
     return found

@@ -61,6 +61,21 @@ def test_the_package_says_what_it_is(deb):
 
 
 @BUILT
+def test_the_packages_documents_lead_to_one_another(deb, tmp_path):
+    dpkg_deb("--extract", deb, tmp_path)
+    documents = list((tmp_path / "usr" / "share" / "doc" / "captchad").glob("*.md"))
+    links = [
+        (path, target)
+        for path in documents
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+        if ":" not in target
+    ]
+
+    assert len(links) > 20
+    assert [f"{path.name}: {target}" for path, target in links if not (path.parent / target).exists()] == []
+
+
+@BUILT
 def test_the_packages_units_run_the_packages_programs(deb, tmp_path):
     dpkg_deb("--extract", deb, tmp_path)
     found = [line for path in tmp_path.rglob("captchad*.service") for line in path.read_text().splitlines()]

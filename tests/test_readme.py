@@ -101,13 +101,23 @@ def test_what_a_newcomer_does_first(tmp_path, short_path):
         if block.where == "clone":
             run(block.script, directory)
     (recipe,) = [block for block in read((ROOT / "docs" / "operations.md").read_text()) if block.where == "clone"]
-    printed = run(recipe.script.replace("8481", str(free_port())), directory, TMPDIR=str(short_path))
+    text, home = recipe.script.replace("8481", str(free_port())), tmp_path / "home"
+    places = {"TMPDIR": str(short_path), "HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+    printed = run(text, directory, **places)
     assert "order-17\tsolved\t" in printed
     assert "1 solved, 0 failed, 1 charges" in printed
+    assert not home.exists()
+
+    checked = 'captchad check --config "$dir/captchad.toml"\n'
+    refused = text.replace(checked, "").replace("poll_s = 1\n", "poll_s = 'often'\n")
+    clean_up = "trap 'kill \"$sandbox\"' EXIT\n"
+    assert "incoming is not there" in run(
+        clean_up + refused, directory, code=1, **places
+    )  # it waits for no such daemon
 
 
-def run(script: str, directory: Path, **more: str) -> str:
-    """What a script prints; nothing that it starts outlives it."""
+def run(script: str, directory: Path, code: int = 0, **more: str) -> str:
+    """What a script prints that ends with `code`; nothing that it starts outlives it."""
     with subprocess.Popen(
         ["bash", "-euc", script],
         cwd=directory,
@@ -123,7 +133,7 @@ def run(script: str, directory: Path, **more: str) -> str:
         finally:
             with suppress(ProcessLookupError):  # all of them have ended
                 os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, f"{script}\n{printed}"
+    assert process.returncode == code, f"{script}\n{printed}"
     return printed
 
 

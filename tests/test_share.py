@@ -1,5 +1,6 @@
 """share/: the man pages and completions that are committed are those of the sources, and programs read them."""
 
+import re
 import subprocess
 
 import pytest
@@ -17,6 +18,13 @@ def test_share_is_up_to_date():
     assert set(found) == set(made)
     stale = [name for name, text in made.items() if text != found[name]]
     assert stale == [], "run `make pages`"
+
+
+def test_no_page_sends_its_reader_into_a_source_tree():
+    installed = [*SHARE.rglob("*"), *SHARE.parent.glob("etc/*.toml")]
+    found = [path.name for path in installed if path.is_file() and re.search(r"\bdocs/\w+\.md", path.read_text())]
+
+    assert found == []
 
 
 @pytest.mark.debian("man-db")
@@ -49,9 +57,11 @@ words() {{
 words captchactl dl
 words captchactl dlq red
 words captchactl install --pre
+words captchactl logs --event breaker_o
+words captchactl bill --by prov
 """
 
-    assert answers("bash", "-c", script) == ["dlq", "redrive", "--prefix"]
+    assert answers("bash", "-c", script) == ["dlq", "redrive", "--prefix", "breaker_opened", "provider"]
 
 
 @pytest.mark.debian("fish")

@@ -32,8 +32,13 @@ def config_of(path: Path, places: Places) -> Config:
 
 
 def directory_of(path: Path, seen: Seen) -> Path:
-    """Where the daemon has its generations: by its last words, else where this user's would have them."""
+    """Where the daemon has its generations: by its last words, else where this user's would have them.
+
+    Raises PermissionError when there is a daemon whose words this user may not hear.
+    """
     match seen.status:
         case {"daemon": {"config": {"directory": str(told)}}}:
             return Path(told)
+    if seen.refused:
+        raise seen.refused
     return default_directory(path, os.environ)

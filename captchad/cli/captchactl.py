@@ -3,6 +3,7 @@
 __all__ = ["main"]
 
 import argparse
+import errno
 import os
 import sys
 from argparse import Namespace
@@ -48,14 +49,20 @@ def _run(options: Namespace) -> int:
     try:
         return verb(options)
     except NotRunning as error:
+        from captchad.cli.places import start_hint
+
+        error.hint = error.hint or start_hint(options)
         return _complain(error, Exit.NOT_RUNNING)
     except CaptchadError as error:
         return _complain(error, int(getattr(error, "code", Exit.FAILED)))
     except PermissionError as error:
-        what = f"no permission: {error.filename}" if error.filename else "no permission"
-        return _complain(
-            CaptchadError(what, hint="run it as root, or as a member of captchad's group"), Exit.NO_PERMISSION
-        )
+        from captchad.cli.places import PERMISSION_HINT
+
+        roots = error.errno == errno.EPERM  # no group helps; what raises it itself has its own words
+        words = ("no permission", error.filename, error.strerror if roots else "")
+        text = ": ".join(str(word) for word in words if word)
+        hint = "run it as root" if roots else PERMISSION_HINT
+        return _complain(CaptchadError(text, hint=hint), Exit.NO_PERMISSION)
 
 
 def _complain(error: CaptchadError, code: int) -> int:
@@ -170,9 +177,9 @@ def _submit(options: Namespace) -> int:
 
 
 def _wait(options: Namespace) -> int:
-    from captchad.cli import drop
+    from captchad.cli import wait
 
-    return drop.wait(options)
+    return wait.wait(options)
 
 
 def _show(options: Namespace) -> int:
@@ -350,7 +357,8 @@ def _parser() -> Parser:
     reported.add_argument("id", metavar="ID")
     reported.add_argument("verdict", choices=("good", "bad"))
 
-    dlq = verbs.add_parser("dlq", help="the dead-letter queue").add_subparsers(metavar="VERB", required=True)
+    group = verb(verbs, "dlq", "the dead-letter queue", _print_help)
+    dlq = group.add_subparsers(metavar="VERB", required=True)
     _add_limit(verb(dlq, "list", "the tasks that failed for good, and why", _dlq_list))
     redrive = verb(dlq, "redrive", "run dead tasks again; each may be charged again", _dlq_redrive)
     redrive.add_argument("ids", nargs="*", metavar="ID")
@@ -365,9 +373,8 @@ def _parser() -> Parser:
 
     _add_install(verbs, verb)
 
-    text = "the journal's files"
-    group = verbs.add_parser("journal", help=text, description=text)
-    group.set_defaults(run=lambda options: _print_help(group))
+    group = verb(verbs, "journal", "the journal's files", _print_help)
+    group.set_defaults(group=group)
     journal = group.add_subparsers(metavar="VERB")
     text = "whether it is whole, and what is in it; only reads, also beside a running daemon (exit 1 damaged)"
     verb(journal, "verify", text, _journal_verify)
@@ -390,7 +397,7 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
     text = "what was done about them of late, and why; from the journal alone, also beside a running daemon"
     log.add_argument("--why", action="store_true", help=text)
     log.add_argument("--deaths", action="store_true", help="how they died of late; from the journal alone, likewise")
-    workers.add_argument("--limit", type=number, metavar="N", help=f"with these: the latest N ({_DEFAULT_LIMIT})")
+    workers.add_argument("--limit", type=_number, metavar="N", help=f"with these: the latest N ({_DEFAULT_LIMIT})")
     more = workers.add_subparsers(metavar="VERB")
 
     text = "have N workers until daemon.workers changes at a reload, or a restart; autoscale, if on, goes on from there"
@@ -405,14 +412,13 @@ def _add_workers(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
 
 
 def _add_config(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
-    text = "the configuration: what runs, what ran before, and back to that"
-    group = verbs.add_parser("config", help=text, description=text)
-    group.set_defaults(run=lambda options: _print_help(group))
+    group = verb(verbs, "config", "the configuration: what runs, what ran before, and back to that", _print_help)
+    group.set_defaults(group=group)
     more = group.add_subparsers(metavar="VERB")
 
     show = verb(more, "show", "what runs, as TOML; without a daemon what the file says", _config_show)
     show.add_argument("--origin", action="store_true", help="each value with the file and line that it comes from")
-    show.add_argument("--generation", type=number, metavar="N", help="generation N instead")
+    show.add_argument("--generation", type=_number, metavar="N", help="generation N instead")
 
     text = "what differs, and what each change takes; without names: what a reload changes"
     diff = verb(more, "diff", text, _config_diff)
@@ -425,7 +431,7 @@ def _add_config(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
 
     text = "run generation N, or what ran before this one; the file stays as it is, and runs only after a reload"
     rollback = verb(more, "rollback", text, _config_rollback)
-    rollback.add_argument("generation", nargs="?", type=number, metavar="N")
+    rollback.add_argument("generation", nargs="?", type=_number, metavar="N")
 
     verb(more, "confirm", "keep what reload --confirm-within brought", _config_confirm)
 
@@ -435,7 +441,7 @@ def _add_logs(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
     logs = verb(verbs, "logs", text, _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is logged from now on, until Ctrl-C")
     text = "the latest N (100; with --since all)"
-    logs.add_argument("-n", "--lines", type=number, metavar="N", help=text)
+    logs.add_argument("-n", "--lines", type=_number, metavar="N", help=text)
     text = "from then on: an ISO time (UTC), or 90s, 15min, 2h, 3d ago"
     logs.add_argument("--since", type=_since, metavar="WHEN", help=text)
     logs.add_argument("--task", type=_of_logs("task"), metavar="ID", help="about this task")
@@ -501,7 +507,9 @@ def _add_install(verbs: _Verbs, verb: Callable[..., Parser]) -> None:
         if name == "uninstall":
             added.set_defaults(prefix=None)  # it is on record
             continue
-        text = "where man pages, completions and links to the programs go (/usr/local; with --user ~/.local)"
+        text = (
+            "where man pages, completions and links go (where they went before; else /usr/local, with --user ~/.local)"
+        )
         added.add_argument("--prefix", type=Path, metavar="DIR", help=text)
 
 
@@ -511,8 +519,8 @@ def _workers_number(text: str) -> int:
     return int(text)
 
 
-def _print_help(parser: Parser) -> int:
-    parser.print_help()
+def _print_help(options: Namespace) -> int:
+    options.group.print_help()
     return Exit.USAGE
 
 
@@ -537,12 +545,15 @@ def _add_common(parser: Parser) -> None:
 
 def _add_limit(parser: Parser) -> None:
     parser.add_argument(
-        "--limit", type=number, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
+        "--limit", type=_number, default=_DEFAULT_LIMIT, metavar="N", help=f"at most N ({_DEFAULT_LIMIT})"
     )
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError("a number of seconds above 0 is wanted")
     return value
@@ -589,11 +600,10 @@ def _day(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!a} is neither a day like 2026-11-22 nor like 7d") from None
 
 
-def number(text: str) -> int:  # argparse says its name
-    value = int(text)
-    if value < 1:
+def _number(text: str) -> int:
+    if not (text.isdecimal() and text.isascii()) or int(text) < 1:
         raise argparse.ArgumentTypeError("a number above 0 is wanted")
-    return value
+    return int(text)
 
 
 if __name__ == "__main__":

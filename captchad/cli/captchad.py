@@ -85,10 +85,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65_535:
+    if not (text.isdecimal() and text.isascii()) or not 0 <= int(text) <= 65_535:
         raise argparse.ArgumentTypeError("a port is 0 to 65535")
-    return value
+    return int(text)
 
 
 if __name__ == "__main__":

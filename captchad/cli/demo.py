@@ -195,7 +195,7 @@ def _demonstrate(root: Path, progress: _Progress) -> None:
         (root / "captchad.toml").write_text(_CONFIG.format(root=root, url=url))
         with _daemon(root) as daemon:
             _wait(lambda: _is_up(socket, daemon), _START_S, "the daemon did not become ready")
-            progress.say(f"captchad runs, pid {daemon.pid}, 3 workers; everything is in {root}")
+            progress.say(f"captchad runs, pid {daemon.pid}, 3 workers; its files are in {root} until the end")
             ids = _drop(root / "spool" / "incoming")
             progress.say(
                 f"{TASKS} tasks and a broken file dropped: {GOOD} plain, {FLAKY} that meet a server error first, "
@@ -425,7 +425,7 @@ def _totals(url: str) -> dict[str, Any]:
         connection.request("GET", "/_sandbox/totals")
         found: dict[str, Any] = json.loads(connection.getresponse().read())
     except OSError as error:
-        raise _Failed(f"the practice provider does not show its ledger: {error}") from error
+        raise _Failed(f"the practice provider does not show its ledger: {error.strerror or error}") from error
     finally:
         connection.close()
     return found

@@ -1,6 +1,6 @@
-"""captchactl's verbs that need no daemon: submit and wait, on the spool directory alone."""
+"""captchactl submit: on the spool directory alone, with or without a daemon."""
 
-__all__ = ["submit", "wait"]
+__all__ = ["submit"]
 
 import json
 import os
@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from captchad.cli.exits import Exit
 from captchad.cli.places import Places, find
 from captchad.cli.render import clean
 from captchad.client import Client
-from captchad.control.client import call
-from captchad.model.errors import CaptchadError, FixInput, NeedsOperator, NotRunning, SpoolDown, TaskError
+from captchad.model.errors import FixInput, NeedsOperator, SpoolDown, TaskError
 from captchad.model.task import ID_FORM, MAX_TASK_BYTES, check_host, compact, load_json, parse_task
 
 #: What is read at once: a .json file, or standard input. A .jsonl file may have any size.
@@ -27,9 +26,6 @@ MAX_INPUT = 64 << 20
 
 #: So many problems are shown; who has more has one problem.
 _MAX_SHOWN = 20
-
-#: Whether a daemon runs at all shows at once.
-_ASK_S = 2.0
 
 _MODE = 0o640
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -236,55 +232,3 @@ def _complain(name: str, problems: list[TaskError]) -> None:
     if more > 0:
         print(f"captchactl: and {more} more", file=sys.stderr)
     print("captchactl: nothing was submitted", file=sys.stderr)
-
-
-# --- wait
-
-
-def wait(options: Namespace) -> int:
-    """Print each result as it arrives. Exit 0 when all are solved, 1 when some are not, 124 when time is up."""
-    places = find(options.config, options.socket)
-    pending = dict.fromkeys(options.ids)
-    client, solved = Client(places.spool_dir), True
-    try:
-        for result in client.as_completed(list(pending), options.timeout):
-            pending.pop(result.get("id"), None)
-            solved = solved and result.get("status") == "solved"
-            _print_result(result, as_json=options.json)
-    except TimeoutError:
-        _say_pending(places, client, list(pending), len(set(options.ids)))
-        return Exit.TIMED_OUT
-    return Exit.OK if solved else Exit.FAILED
-
-
-def _say_pending(places: Places, client: Client, pending: list[str], number: int) -> None:
-    """After the time-out: which tasks have not ended, and why as far as that shows."""
-    print(f"captchactl: {len(pending)} of {number} have not ended in time:", file=sys.stderr)
-    for task_id in pending:
-        where = " (its file waits in incoming/)" if client.waits(task_id) else ""
-        print(f"captchactl: {clean(task_id)}{where}", file=sys.stderr)
-    why = _no_daemon(places)
-    if why:
-        print(f"captchactl: {clean(why)}", file=sys.stderr)
-
-
-def _no_daemon(places: Places) -> str:
-    """That no daemon runs; "" when one does, or it cannot be told."""
-    try:
-        call(places.socket, "status", timeout_s=_ASK_S)
-    except NotRunning as error:
-        return str(error)
-    except (CaptchadError, PermissionError):  # somebody is there; more was not asked
-        return ""
-    return ""
-
-
-def _print_result(result: dict[str, Any], *, as_json: bool) -> None:
-    """A line: id, status, and the token or the error; with a tab between them, for scripts."""
-    if as_json:
-        print(json.dumps(result), flush=True)
-        return
-    said = result.get("token") if result.get("status") == "solved" else result.get("error")
-    if said is None and result.get("answer") is not None:
-        said = json.dumps(result["answer"])
-    print("\t".join((clean(result.get("id")), clean(result.get("status")), clean(said))), flush=True)

@@ -10,15 +10,18 @@ A step that fails ends it; what was done till then is recorded, and the same com
 
 __all__ = ["install", "uninstall"]
 
+import grp
 import hashlib
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
 import sysconfig
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +34,14 @@ from captchad.model.errors import CaptchadError, NeedsOperator
 _PROGRAMS = ("captchad", "captchactl")
 _EXEC = re.compile(rf"^(Exec\w+=)({'|'.join(_PROGRAMS)}) ", re.MULTILINE)
 _UNITS = ("captchad.service", "captchad-dlq-drain.service", "captchad-dlq-drain.timer")
+_PAGE = "/share/man/man1/captchactl.1"
 _PACKAGE = Path("/var/lib/dpkg/info/captchad.list")
+# From a clone: no package index has captchad, and whoever took its name there would be run as root.
 _MOVE = (
-    "put captchad and its Python where every user may read them, outside of home and temporary directories: "
-    "PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install --python /usr/bin/python3 captchad"
+    "put captchad and its Python where every user may read them, outside of home and temporary directories; "
+    "in a clone: PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install --python /usr/bin/python3 ."
 )
-_MOVE_USER = "install captchad where you can read and execute it: pipx install captchad"
+_MOVE_USER = "install captchad where you can read and execute it; in a clone: pipx install ."
 _SOMEBODYS = "it is not as captchactl install wrote it"
 _USER_INTRO = """\
 # Configuration of captchad for this user. All keys: man captchad.toml.
@@ -162,6 +167,11 @@ class _Record:
             raise NeedsOperator(f"{self.path}: no record of an installation", hint=hint) from None
         self._before = dict(self.marks)
 
+    @property
+    def prefix(self) -> Path | None:
+        """Where man pages, completions and links went; None when that is not on record."""
+        return next((Path(name).parents[3] for name in self.marks if name.endswith(_PAGE)), None)
+
     def plan(self, item: Item) -> tuple[str, str]:
         """The step that an item takes, and the reason when it is kept."""
         found = _mark(item.path)
@@ -194,12 +204,32 @@ def install(options: Namespace) -> int:
     _refuse(where, steps)
     if not where.user:
         os.umask(0o022)  # a unit or a man page that only root may read is none
-    _lay_out(list(_items(where)), _Record(where), steps)
+    record = _Record(where)
+    if options.prefix is None and record.prefix is not None:
+        where = where._replace(prefix=record.prefix)
+    _lay_out(list(_items(where)), record, steps)
     if not where.user:
         steps.run("systemd-sysusers", "/etc/sysusers.d/captchad.conf")
         steps.run("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/captchad.conf")
     _reload(where, steps)
+    _say_next(where, steps)
     return Exit.OK
+
+
+def _say_next(where: Where, steps: _Steps) -> None:
+    """What brings it to run. A key that is there tells that somebody has set it up already."""
+    if where.user:
+        key = where.config.with_name("captchaai.key")
+        start = f"{' '.join(_systemctl(where))} enable --now captchad"
+        asked = (
+            "" if key.exists() else f"the key into {key} (mode 0600), your hosts into {key.with_name('conf.d')}/, then "
+        )
+        steps.say("next", f"{asked}{start}")
+        return
+    credentials = where.config.with_name("credentials")
+    stored = credentials.is_dir() and any(credentials.iterdir())
+    why = "" if stored else "it asks for your hosts and the key, and starts the service"
+    steps.say("next", "systemctl start captchad" if stored else "captchactl setup", why)
 
 
 def _lay_out(items: Sequence[Item], record: _Record, steps: _Steps) -> None:
@@ -253,8 +283,21 @@ def uninstall(options: Namespace) -> int:
         if path.is_dir():
             steps.say("keep", path, "configuration, queue and results are yours")
     if not where.user:
-        steps.say("keep", "the user captchad, the groups captchad and captchad-submit", "so that no file changes hands")
+        for name in _accounts():
+            steps.say("keep", name, "so that no file changes hands")
     return Exit.OK
+
+
+def _accounts() -> Iterator[str]:
+    """The users and groups of captchad's that there are."""
+    for what, find, names in (
+        ("user", pwd.getpwnam, ("captchad",)),
+        ("group", grp.getgrnam, ("captchad", "captchad-submit")),
+    ):
+        for name in names:
+            with suppress(KeyError):
+                find(name)
+                yield f"the {what} {name}"
 
 
 def _runs_this(where: Where, record: _Record) -> bool:

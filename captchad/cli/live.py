@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captchad.cli.exits import Exit
-from captchad.cli.places import Places, find
+from captchad.cli.places import PERMISSION_HINT, Places, find, start_hint
 from captchad.cli.render import clean, duration, style_for
 from captchad.cli.render import providers as render_providers
 from captchad.cli.render import status as render_status
@@ -29,11 +29,15 @@ SYSTEM_SOCKET = Path("/run/captchad/control.sock")
 
 
 class Seen(NamedTuple):
-    """What could be learned of the daemon. `why` says what stood in the way of a live answer."""
+    """What could be learned of the daemon. `why` says what stood in the way of a live answer, `failed` that the
+    service did not just not run: it has failed, `refused` what this user may not ask or read.
+    """
 
     status: dict[str, Any] | None
     code: Exit
     why: str = ""
+    failed: bool = False
+    refused: PermissionError | None = None
 
 
 def status(options: Namespace) -> int:
@@ -62,6 +66,11 @@ def _print_status(options: Namespace) -> int:
     if seen.why:
         sys.stdout.flush()
         print(f"captchactl: {clean(seen.why)}", file=sys.stderr)
+    hint = start_hint(options) if seen.code is Exit.STATUS_DEAD and not seen.failed else ""
+    if not hint and seen.refused:
+        hint = PERMISSION_HINT
+    if hint:
+        print(f"hint: {clean(hint)}", file=sys.stderr)
     return seen.code
 
 
@@ -73,10 +82,12 @@ def providers(options: Namespace) -> int:
 def print_part(options: Namespace, places: Places, name: str, text: Callable[[dict[str, Any]], str]) -> int:
     """The part of the status that has that name, as `text` has it or as JSON; from the status file with a note.
 
-    Raises NotRunning without daemon and file.
+    Raises NotRunning without daemon and file, PermissionError when this user may neither ask nor read it.
     """
     seen = find_status(places)
     if seen.status is None:
+        if seen.refused:
+            raise seen.refused
         raise NotRunning(seen.why) if seen.code is Exit.STATUS_DEAD else CaptchadError(seen.why)
     if options.json:
         shown = {part: seen.status.get(part) for part in ("source", "age_s", name)}
@@ -95,12 +106,15 @@ def find_status(places: Places) -> Seen:
     try:
         return Seen(call(places.socket, "status", timeout_s=ASK_S), Exit.OK)
     except NotRunning as error:
-        return _from_file(places.state_dir / "status.json", f"{error}{_systemd_says(places)}", Exit.STATUS_DEAD)
+        says = _systemd_says(places)
+        found = _from_file(places.state_dir / "status.json", f"{error}{says}", Exit.STATUS_DEAD)
+        return found._replace(failed=bool(says))
     except CaptchadError as error:
         return _from_file(places.state_dir / "status.json", str(error), Exit.STATUS_UNKNOWN)
-    except PermissionError:
+    except PermissionError as error:
         why = f"no permission to ask the daemon at {places.socket}"
-        return _from_file(places.state_dir / "status.json", why, Exit.STATUS_UNKNOWN)
+        found = _from_file(places.state_dir / "status.json", why, Exit.STATUS_UNKNOWN)
+        return found._replace(refused=PermissionError(error.errno, error.strerror, str(places.socket)))
 
 
 def _systemd_says(places: Places) -> str:
@@ -129,9 +143,13 @@ def _from_file(path: Path, why: str, code: Exit) -> Seen:
             found = json.loads(file.read(_MAX_STATUS_FILE))
     except FileNotFoundError:
         return Seen(None, code, why)
-    except (OSError, ValueError, RecursionError) as error:
-        # The socket says more than a file that cannot be read: the exit code stays what the socket told.
-        return Seen(None, code, f"{why}; {path} cannot be read ({type(error).__name__})")
+    # The socket says more than a file that cannot be read: the exit code stays what the socket told.
+    except PermissionError as error:
+        return Seen(None, code, f"{why}; no permission to read {path}", refused=error)
+    except OSError as error:
+        return Seen(None, code, f"{why}; {path} cannot be read: {error.strerror}")
+    except (ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict):
         return Seen(None, code, f"{why}; {path} holds no status")
     inner = found.get("daemon")
@@ -164,6 +182,8 @@ def health(options: Namespace) -> int:
         found = call(places.socket, "health", timeout_s=ASK_S)
     except NotRunning as error:
         return _say(options, Exit.HEALTH_CRITICAL, f"{error}{_systemd_says(places)}")
+    except PermissionError:
+        return _say(options, Exit.HEALTH_UNKNOWN, f"no permission to ask the daemon at {places.socket}")
     except (CaptchadError, OSError) as error:
         return _say(options, Exit.HEALTH_UNKNOWN, str(error))
     inner = found.get("status")

@@ -4,16 +4,23 @@
 that costs money is among them.
 """
 
-__all__ = ["DEFAULT_CONFIG", "Places", "become_owner", "find", "user_config"]
+__all__ = ["DEFAULT_CONFIG", "PERMISSION_HINT", "Places", "become_owner", "find", "start_hint", "user_config"]
 
 import os
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from captchad.model.errors import FixInput, NeedsOperator
 
 DEFAULT_CONFIG = Path("/etc/captchad/captchad.toml")
+
+#: What `captchactl setup` writes beside it.
+SETUP_FILE = DEFAULT_CONFIG.parent / "conf.d" / "10-setup.toml"
+
+#: For what the daemon's group may read and ask.
+PERMISSION_HINT = "run it as root, or as a member of the group captchad"
 
 _DIRECTORIES = {
     "runtime_dir": "/run/captchad",
@@ -44,7 +51,7 @@ class Places(NamedTuple):
 def find(config: Path | None, socket: Path | None) -> Places:
     """The places of the daemon with this configuration file or, over it, this socket.
 
-    Raises FixInput when `config` is given and not there, PermissionError when it may not be read.
+    Raises FixInput when `config` is given and not there, or no file is, PermissionError when it may not be read.
     """
     tables = _read(config)
     daemon, queue, policy = (_table(tables, name) for name in ("daemon", "queue", "policy"))
@@ -63,6 +70,21 @@ def find(config: Path | None, socket: Path | None) -> Places:
 def user_config() -> Path:
     """The configuration of a daemon that a user runs with `systemctl --user`."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "captchad" / "captchad.toml"
+
+
+def start_hint(options: Namespace) -> str:
+    """What starts the daemon that the command line means and that does not run; "" when that is not known."""
+    if options.user:
+        return "systemctl --user start captchad starts it"
+    if options.config not in (None, DEFAULT_CONFIG):
+        return f"captchad run --config {options.config} starts it"
+    if options.socket is not None:
+        return ""
+    if not DEFAULT_CONFIG.exists():
+        return "one that does not run as a service has a configuration of its own: --config FILE"
+    if not SETUP_FILE.exists():
+        return "captchactl setup starts it for the first time, later systemctl start captchad does"
+    return "systemctl start captchad starts it"
 
 
 def become_owner(state_dir: Path) -> None:
@@ -101,6 +123,8 @@ def _read(config: Path | None) -> dict[str, Any]:
         if config is None:
             return {}  # an operator without the right to read the file may still have the right to use the socket
         raise
+    except OSError as error:
+        raise FixInput(f"{error.filename}: {(error.strerror or 'unreadable').lower()}") from None
     return tables
 
 

@@ -132,7 +132,7 @@ def attempt(user: User | None) -> str:
     try:
         done = subprocess.run(command, cwd="/", env={}, **options, **as_user)
     except OSError as error:
-        return str(error)
+        return f"{error.filename or command[0]}: {error.strerror}"
     said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
     return said[-1] if done.returncode else ""
 

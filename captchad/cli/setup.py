@@ -96,7 +96,7 @@ class _Teller:
 
 def _refuse_without_unit() -> None:
     if not Path("/run/systemd/system").is_dir():
-        raise NeedsOperator("systemd does not run here", hint="captchad runs without it, too: docs/operations.md")
+        raise NeedsOperator("systemd does not run here", hint="captchad run works without it, too: captchad(8)")
     state = run(["systemctl", "show", "--property=LoadState", "--value", UNIT]).decode().strip()
     if state == "not-found":
         raise NeedsOperator(f"there is no {UNIT}", hint="install the package, or run captchactl install")
@@ -224,7 +224,8 @@ def _key(
             raise NeedsOperator(f"the stored key of {name} cannot be read: {unread}", hint=hint)
         if present is None and not options.dry_run:
             hint = "give it by --api-key-file FILE, or on standard input"
-            raise FixInput(f"there is no key of {name} yet", hint=hint)
+            empty = ", and standard input is empty" if _is_piped() else ""
+            raise FixInput(f"there is no key of {name} yet{empty}", hint=hint)
         teller.says(f"the key of {name} stays as it is" if present else f"the key of {name} is still to be given")
         return present, present
     key = parse_key(data, "what was given as the key", "")
@@ -239,12 +240,20 @@ def _given_key(options: Namespace, provider: Mapping[str, Any], *, stored: bool)
     """What was given as the key, not judged; empty when nothing was."""
     if options.api_key_file not in (None, "-"):
         return _read_key_file(Path(options.api_key_file))
-    if sys.stdin is not None and not sys.stdin.isatty():
-        return sys.stdin.buffer.read(MAX_KEY_BYTES + 1)
+    if _is_piped():
+        data = sys.stdin.buffer.read(MAX_KEY_BYTES + 1)
+        if options.api_key_file == "-" and not data.strip():
+            hint = "it holds the key alone: was a variable unset?"
+            raise FixInput("standard input is empty; nothing was changed", hint=hint)
+        return data
     if _asks(options):
         keep = ", Enter keeps the stored one" if stored else ""
         return _type_key(f"API key of {clean(provider['name'])} (it is not shown{keep}): ")
     return b""
+
+
+def _is_piped() -> bool:
+    return sys.stdin is not None and not sys.stdin.isatty()
 
 
 def _read_key_file(path: Path) -> bytes:
@@ -351,6 +360,7 @@ def _settle(plan: _Plan, teller: _Teller) -> None:
                 durable.remove(path)
             else:
                 write_durably(path, before, 0o644)
+            teller.says(f"{path} is {'gone' if before is None else 'as it was'} again: nothing was changed")
             raise
 
 

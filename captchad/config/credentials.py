@@ -195,4 +195,5 @@ def _where(provider: Provider) -> str:
     """Where the key belongs. A credential's name is not repeated: a key pasted in its place has the form of a name."""
     if provider.api_key_file is not None:
         return f"put the key of {provider.name} into {provider.api_key_file}"
-    return f"put the key of {provider.name} into the file of the unit's LoadCredential= for this name"
+    by_hand = "the file of the unit's LoadCredential= for this name"
+    return f"captchactl setup --provider {provider.name} stores it; by hand it stands in {by_hand}"

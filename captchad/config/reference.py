@@ -80,7 +80,7 @@ captchad(8), captchactl(1)
 """
 
 _EXAMPLE_INTRO = """\
-# Configuration of captchad: every key with its default. The reference is docs/captchad.toml.md.
+# Configuration of captchad: every key with its default. The reference is captchad.toml(5).
 # After a change: captchad check, then systemctl reload captchad.
 #
 # Above each key: what it means; its unit, its range, its default, and when a change takes effect (live: by a reload;

@@ -133,7 +133,7 @@ class Daemon:
         default="plain",
         metadata=_key(
             Choice(("plain", "json")),
-            "How lines on stderr look: text, or objects with the fields of docs/events.md. Ignored when stderr is the"
+            "How lines on stderr look: text, or objects with a member for each field. Ignored when stderr is the"
             " journal, which gets the fields in its own way; until the configuration is read, lines are plain.",
         ),
     )
@@ -275,7 +275,8 @@ class Policy:
             ListOf(HostPattern()),
             "Page hosts that you are authorised to automate; other tasks are rejected. Compared in lower case.",
             example=["example.com", "*.example.com"],
-            missing='list the hosts that you may automate, like ["example.com"], or choose ["*"]',
+            missing="captchactl setup asks for the hosts that you may automate; by hand they stand in conf.d/*.toml "
+            'beside this file: [policy] allowed_hosts = ["example.com"]',
         )
     )
 
@@ -501,7 +502,7 @@ class Http:
         default="127.0.0.1:8480",
         metadata=_key(
             Address(),
-            'Address of health, metrics and dashboard; "" turns HTTP off; port 0 takes a free one. Other names than'
+            'Address of health, metrics and status page; "" turns HTTP off; port 0 takes a free one. Other names than'
             " localhost are not taken: none is looked up.",
         ),
     )
@@ -548,7 +549,7 @@ class Config:
     breaker: Breaker = field(metadata=_table("breaker", Breaker, "When a failing provider is left alone."))
     degradation: Degradation = field(metadata=_table("degradation", Degradation, "When lower priorities wait."))
     limits: Limits = field(metadata=_table("limits", Limits, "What may be spent at most."))
-    http: Http = field(metadata=_table("http", Http, "Health, metrics, dashboard, gateway."))
+    http: Http = field(metadata=_table("http", Http, "Health, metrics and a status page over HTTP."))
 
 
 @dataclass(frozen=True, slots=True)

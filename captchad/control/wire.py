@@ -22,7 +22,7 @@
                                   "known"}; with `eta` true nothing is changed
 """
 
-__all__ = ["FAILED", "MAX_ANSWER", "MAX_REQUEST", "Answer", "encode", "ok", "refuse"]
+__all__ = ["FAILED", "MAX_ANSWER", "MAX_REQUEST", "NO_SUCH_TASK", "Answer", "encode", "ok", "refuse"]
 
 import json
 from typing import Any
@@ -37,6 +37,9 @@ MAX_ANSWER = 16 << 20
 
 #: The exit code of a verb that was refused and says nothing more precise.
 FAILED = 1
+
+#: Why `show` is refused; other refusals say nothing about the task.
+NO_SUCH_TASK = "no such task"
 
 
 def ok(data: dict[str, Any]) -> Answer:

@@ -61,7 +61,8 @@ def _tell(error: CaptchadError | OSError, notify: Notify) -> None:
     elif isinstance(error, CaptchadError):
         lines = [f"{error} ({error.hint})" if error.hint else str(error)]
     else:
-        lines = [f"cannot start: {error}"]
+        where = f"{error.filename}: " if error.filename else ""
+        lines = [f"cannot start: {where}{error.strerror or error}"]
     for line in lines:
         _log.error("%s", line, extra=fields(Event.CANNOT_START, reason=type(error).__name__))
     notify.status(f"not started: {lines[0]}")

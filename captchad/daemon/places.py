@@ -25,7 +25,9 @@ def unusable(config: Config) -> str | None:
         return None
     try:
         demand_local(Os(), daemon.state_dir)
-    except (UnsafeFilesystem, OSError) as error:
+    except OSError as error:
+        return f"daemon.state_dir: {daemon.state_dir}: {error.strerror}"
+    except UnsafeFilesystem as error:
         return f"daemon.state_dir: {error}"
     return None
 

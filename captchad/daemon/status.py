@@ -5,6 +5,7 @@ __all__ = ["Reporter", "write_status_file"]
 import errno
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -268,13 +269,14 @@ class Reporter:
         alive, minimum = parent.crew.alive, parent.configuration.config.daemon.min_workers
         waiting = parent.dispatcher.waiting().values()
         outages = [each for each in self.problems() if each.startswith("provider ") or each in waiting]
-        rate = error_rate(parent.providers.recent_ends, parent.clock.monotonic(), HEALTH_WINDOW_S)
+        ends, now = parent.providers.recent_ends, parent.clock.monotonic()
+        rate = error_rate(ends, now, HEALTH_WINDOW_S)
         emergency = parent.configuration.config.degradation.emergency_error_rate
         checks = {
             "journal": _check(journal_ok, parent.queue.down_reason or "takes writes"),
             "intake": _check(parent.queue.accepts_work, "open" if parent.queue.accepts_work else "stopped: no room"),
             "workers": _check(alive >= minimum, f"{alive} alive, {minimum} needed"),
-            "solve_rate": _check(rate < emergency, f"{1.0 - rate:.0%} solved"),
+            "solve_rate": _check(rate < emergency, _solved(ends, now)),
             "spool": _check(not parent.intake.down_reason, parent.intake.down_reason or "readable"),
             "providers": {"status": "warn" if outages else "pass", "output": "; ".join(outages) or "answer"},
             "config": {
@@ -411,6 +413,14 @@ class Reporter:
 
 def _single(name: str, kind: str, text: str, value: float) -> Metric:
     return [name, kind, text, [[{}, value]]]
+
+
+def _solved(ends: Collection[tuple[float, bool]], now: float) -> str:
+    """The share of captchas that were solved, in words: also of so few that nothing is judged by them."""
+    recent = [solved for at, solved in ends if now - at < HEALTH_WINDOW_S]
+    if not recent:
+        return "no captcha has ended in the last hour" if ends else "nothing solved yet"
+    return f"{recent.count(True) / len(recent):.0%} solved"
 
 
 def _check(good: bool, output: str) -> dict[str, str]:

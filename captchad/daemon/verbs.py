@@ -9,7 +9,7 @@ from typing import Any
 
 from captchad.config.changes import Change
 from captchad.control.server import Pending, Reply, Request
-from captchad.control.wire import ok, refuse
+from captchad.control.wire import NO_SUCH_TASK, ok, refuse
 from captchad.daemon.parts import Parts
 from captchad.daemon.reports import report
 from captchad.model.errors import JournalDown, TryLater
@@ -71,7 +71,7 @@ class Verbs:
     def _show(self, args: dict[str, Any]) -> Reply:
         task = self._parent.queue.view.tasks.peek(str(args.get("id", "")))
         if task is None:
-            return refuse("no such task", hint="it was never accepted, or it ended more than queue.id_ttl_s ago")
+            return refuse(NO_SUCH_TASK, hint="it was never accepted, or it ended more than queue.id_ttl_s ago")
         return ok(describe(self._parent.queue.view, task))
 
     def _list(self, args: dict[str, Any]) -> Reply:

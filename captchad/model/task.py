@@ -216,7 +216,8 @@ def load_json(data: bytes) -> object:
     try:
         return _decoder().decode(text)
     except json.JSONDecodeError as exc:
-        message = f"not valid JSON: {exc.msg[0].lower()}{exc.msg[1:]}"
+        what = exc.msg.removesuffix(" at").removesuffix(" starting")  # the place is said by numbers
+        message = f"not valid JSON: {what[0].lower()}{what[1:]}"
         raise TaskError(message, line=exc.lineno, column=exc.colno, hint=_syntax_hint(text, exc)) from None
     except _BadLiteral as exc:
         line, column = _place(text, _find_literal(text, exc.literal))

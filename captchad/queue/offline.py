@@ -11,12 +11,14 @@ __all__ = [
     "list_tasks",
     "redrive",
     "show",
+    "states",
     "worker_actions",
     "worker_deaths",
 ]
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from captchad.journal.store import Journal, read_all
 from captchad.model.clock import SystemClock, iso_utc
 from captchad.model.errors import JournalDown, NeedsOperator
 from captchad.model.money import amount
+from captchad.model.states import State
 from captchad.policy.lifecycle import NotAllowed
 from captchad.policy.retry import RetrySettings
 from captchad.queue.bill import OTHER, Columns, Row
@@ -55,6 +58,13 @@ def history(state_dir: Path, task_id: str) -> list[str]:
     """The life of one task, a line for each record; also beside a running daemon, since it takes no lock."""
     records = (record for record in read_all(state_dir / "journal") if record.fields.get("id") == task_id)
     return [_line(record.kind, record.fields) for record in records]
+
+
+def states(state_dir: Path, ids: Iterable[str]) -> dict[str, State]:
+    """Where each of these tasks stands, of those that the journal knows. Raises JournalDown when it cannot be read."""
+    view = _view(state_dir)
+    found = ((task_id, view.tasks.peek(task_id)) for task_id in ids)
+    return {task_id: task.state for task_id, task in found if task is not None}
 
 
 def list_tasks(state_dir: Path, state: str | None, limit: int) -> list[dict[str, Any]]:

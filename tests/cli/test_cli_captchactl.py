@@ -5,13 +5,14 @@ import os
 import pty
 import subprocess
 import sys
-from contextlib import contextmanager
+from argparse import Namespace
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-# `live` too: who gives up the right to read the package cannot import it any more.
-from captchad.cli import captchactl, tasks
+# All that is used: who gives up the right to read the package cannot import it any more.
+from captchad.cli import bounds, captchactl, config, install, places, tasks  # noqa: F401 - see above
 from captchad.cli import live as live_verbs  # noqa: F401 - see above
 from captchad.control.server import Pending
 from captchad.control.wire import ok, refuse
@@ -82,7 +83,9 @@ def canned(request, loop):
         case "show":
             if request.args == {"id": "h"}:
                 return ok(TASK | {"id": "h", "state": "held", "message": "three\x1b crashes"})
-            return ok(TASK) if request.args == {"id": "a"} else refuse("no such task", hint="forgotten")
+            if request.args == {"id": "a"}:
+                return ok(TASK)
+            return refuse("busy") if request.args == {"id": "full"} else refuse("no such task", hint="forgotten")
         case "list":
             return ok({"tasks": [TASK | {"state": request.args["state"] or "any"}] * min(3, request.args["limit"])})
         case "dlq.list":
@@ -348,10 +351,36 @@ def test_a_configuration_that_is_not_there_is_said(ctl):
     assert "no such file" in done.stderr
 
 
+def test_a_configuration_that_is_no_file_is_said(ctl):
+    for path, why in ((ctl.root, "is a directory"), (ctl.config / "x", "not a directory")):
+        done = subprocess.run([*ctl.command()[:3], "--config", str(path), "status"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (1, f"captchactl: {path}: {why}\n")
+
+
 def test_not_running_has_its_code_and_a_message(ctl):
     done = ctl("reload")
     assert done.returncode == 7
     assert done.stderr.startswith("captchactl: no daemon answers at")
+
+
+@pytest.mark.parametrize("verb", ["status", "reload", "providers"])
+def test_without_a_daemon_it_says_what_starts_one(ctl, verb):
+    assert ctl(verb).stderr.splitlines()[-1] == f"hint: captchad run --config {ctl.config} starts it"
+
+
+def test_without_a_daemon_of_the_system_it_says_what_starts_that(tmp_path, monkeypatch):
+    main, setup_file = tmp_path / "captchad.toml", tmp_path / "10-setup.toml"
+    monkeypatch.setattr(places, "DEFAULT_CONFIG", main)
+    monkeypatch.setattr(places, "SETUP_FILE", setup_file)
+    options = Namespace(config=None, socket=None, user=False)
+
+    assert "--config FILE" in places.start_hint(options)
+    main.touch()
+    assert places.start_hint(options).startswith("captchactl setup starts it for the first time")
+    setup_file.touch()
+    assert places.start_hint(options) == "systemctl start captchad starts it"
+    assert places.start_hint(Namespace(config=main, socket=None, user=True)).startswith("systemctl --user start")
+    assert places.start_hint(Namespace(config=None, socket=tmp_path, user=False)) == ""
 
 
 @pytest.mark.root
@@ -375,6 +404,54 @@ def test_no_permission_has_its_code(live):
                 os._exit(99)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert codes == [4, 4]
+
+
+def as_stranger(ctl, *words: str) -> tuple[int, str]:
+    """captchactl as nobody in particular: exit code and stderr. No exec: the interpreter may be out of his reach."""
+    said = ctl.root / "said"
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.stderr = said.open("w", buffering=1)
+            os.environ["HOME"] = "/nonexistent"
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os._exit(captchactl.main(["--config", str(ctl.config), *words]))
+        finally:
+            os._exit(99)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, said.read_text()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_only_the_group_may_see_is_said_to_a_stranger(short_path, runs):
+    short_path.chmod(0o755)
+    ctl = Ctl(short_path)
+    write_status(ctl, 1)
+    (ctl.root / "state").chmod(0o750)
+    hint = "hint: run it as root, or as a member of the group captchad"
+    with control_daemon(ctl.socket, canned) if runs else nullcontext():
+        code, said = as_stranger(ctl, "status")
+        assert (code, "PermissionError" in said) == (4 if runs else 3, False)
+        assert f"no permission to read {ctl.root}/state/status.json" in said
+        assert (hint in said.splitlines()) == runs
+        for words in (["config", "history"], ["providers"]):
+            code, said = as_stranger(ctl, *words)
+            assert (code, said.splitlines()[-1]) == (4, hint), said
+            assert said.startswith(f"captchactl: no permission: {ctl.root}/")
+
+
+@pytest.mark.root
+def test_no_group_helps_where_only_root_may_write(ctl):
+    code, said = as_stranger(ctl, "install")
+
+    assert code == 4
+    assert said.splitlines() == [
+        "captchactl: no permission: /etc/systemd/system: only root may write there; see --user",
+        "hint: run it as root",
+    ]
 
 
 # --- reload, health
@@ -707,7 +784,8 @@ def test_wait_times_out(ctl, spool):
     done = ctl("wait", "a", "b", "--timeout", "0.1")
     assert (done.returncode, done.stdout) == (124, "a\tsolved\tT\n")
     said = done.stderr.splitlines()
-    assert said[:2] == ["captchactl: 1 of 2 have not ended in time:", "captchactl: b"]
+    unknown = "unknown to captchad, and no such file in incoming/"
+    assert said[:2] == ["captchactl: 1 of 2 have not ended in time:", f"captchactl: b ({unknown})"]
     assert said[2].startswith("captchactl: no daemon answers at")
 
 
@@ -717,6 +795,51 @@ def test_wait_names_what_nobody_has_taken(live, spool):
     done = live("wait", "b", "--timeout", "0.1")
     assert (done.returncode, done.stdout) == (124, "")
     assert done.stderr.splitlines()[1:] == ["captchactl: b (its file waits in incoming/)"]
+
+
+@contextmanager
+def waiting(ctl, *ids: str):
+    """`captchactl wait` under way."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(ctl.command("wait", *ids), **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_wait_says_what_may_never_come_and_waits(live, spool):
+    (spool / "c.json").write_text("{}")
+    with waiting(live, "c", "nosuch", "h", "a") as process:
+        assert [process.stderr.readline() for _ in range(3)] == [
+            "captchactl: nosuch: unknown to captchad, and no such file in incoming/; waiting\n",
+            "captchactl: h: held, until captchactl release h; waiting\n",
+            "captchactl: a: has ended (dead), and its result is not there; waiting\n",
+        ]
+        (spool / "c.json").unlink()
+        for task_id in ("h", "a", "nosuch", "c"):
+            put_result(live, task_id, status="solved", token="T")
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+def test_wait_says_that_no_daemon_runs(ctl, spool):
+    with waiting(ctl, "nosuch") as process:
+        assert process.stderr.readline().startswith("captchactl: no daemon answers at")
+        assert process.stderr.readline().startswith("captchactl: nosuch: unknown to captchad")
+        put_result(ctl, "nosuch", status="solved", token="T")
+        assert process.wait(20) == 0
+
+
+def test_a_daemon_that_does_not_say_is_no_doubt(live, spool):
+    done = live("wait", "full", "--timeout", "0.1")
+    assert done.stderr.splitlines() == ["captchactl: 1 of 1 have not ended in time:", "captchactl: full"]
+
+
+def test_wait_without_a_spool_is_an_error_at_once(ctl):
+    done = ctl("wait", "a")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "spool/results is not there" in done.stderr
 
 
 def test_wait_sees_a_rejected_line_of_a_batch(ctl, spool):
@@ -743,6 +866,42 @@ def test_wait_takes_ids_only(ctl, spool):
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("dlq",), ("wait",), ("status", "--watch", "-1"), ("show",)])
 def test_usage_is_2(ctl, arguments):
     assert ctl(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("status", "--watch", "abc"), "argument --watch: a number of seconds above 0 is wanted"),
+        (("list", "--limit", "1e3"), "argument --limit: a number above 0 is wanted"),
+    ],
+)
+def test_a_bad_number_is_refused_in_words(ctl, arguments, said):
+    assert ctl(*arguments).stderr.splitlines()[-1].endswith(said)
+
+
+def test_submit_says_the_place_of_a_fault_once(ctl, spool):
+    for text, said in (
+        ('{"id": "a\n"}', "<stdin>:1:10: not valid JSON: invalid control character"),
+        ('{"id": "a', "<stdin>:1:8: not valid JSON: unterminated string"),
+    ):
+        assert ctl("submit", "-", stdin=text).stderr.splitlines()[0] == f"captchactl: {said}"
+
+
+def test_the_common_options_are_taken_everywhere(live):
+    named = ("--config", str(live.config))
+    plain = live.command()[:3]
+    for words in (
+        (*named, "--json", "dlq", "list"),
+        ("dlq", *named, "--json", "list"),
+        ("dlq", "--json", "list", *named),
+    ):
+        done = subprocess.run([*plain, *words], capture_output=True, text=True, check=False)
+        assert (done.returncode, json.loads(done.stdout)["tasks"]) == (0, [BUGGY]), (words, done.stderr)
+    for words in (("config", *named, "show"), ("journal", "--json", *named, "verify")):
+        done = subprocess.run([*plain, *words], capture_output=True, text=True, check=False)
+        assert done.returncode != 2, done.stderr
+    for group in ("config", "journal"):
+        assert (live(group).returncode, f"usage: captchactl {group}" in live(group).stdout) == (2, True)
 
 
 # --- words in a wrong place

@@ -52,6 +52,11 @@ def test_a_mistyped_word_is_not_repeated_but_what_is_near_is_named(arguments, sa
     assert captchad(*arguments).stderr.endswith(said)
 
 
+@pytest.mark.parametrize("port", ["x", "99999"])
+def test_a_bad_port_is_refused_in_words(port):
+    assert captchad("sandbox", "--port", port).stderr.endswith("argument --port: a port is 0 to 65535\n")
+
+
 @pytest.mark.parametrize("verb", ["check", "run"])
 def test_a_bad_configuration_is_78(tmp_path, verb):
     config = tmp_path / "captchad.toml"

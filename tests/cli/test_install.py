@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from captchad.cli import install as module
 from captchad.cli.captchactl import main
 from captchad.cli.reach import HIDDEN, Need, User, attempt, changeable, needs, obstacles, way
 from captchad.model.errors import NeedsOperator
+from tests.support.systemd import ROOT
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ def test_it_is_tried(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", shutil.which("python3", path="/usr/bin") or "python3")
     assert attempt(None).startswith("ModuleNotFoundError: ")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert attempt(None).startswith("[Errno 2] No such file")
+    assert attempt(None) == f"{tmp_path}/python: No such file or directory"
 
 
 # --- the system's: only what needs no root
@@ -186,7 +188,17 @@ def test_a_place_that_no_unit_can_run_is_refused_before_anything_is_done(capsys,
     assert (code, printed.out) == (1, "")
     assert "/home/nobody/bin/captchad: the unit does not see /home (ProtectHome=yes)" in printed.err
     assert "hint: put captchad" in printed.err
-    assert "PIPX_HOME=/opt/pipx" in printed.err
+    assert "in a clone: PIPX_HOME=/opt/pipx" in printed.err
+
+
+def test_nobody_is_told_to_install_what_an_index_has_under_the_name():
+    told = [module._MOVE, module._MOVE_USER, (ROOT / "docs" / "operations.md").read_text()]
+
+    installed = [
+        found[1] for text in told for found in re.finditer(r"^[^`]*?\bpipx? install(?: -\S+ /\S+)* (\S+)", text, re.M)
+    ]
+
+    assert installed == [".", ".", ".", "."]
 
 
 def test_beside_the_debian_package_it_refuses(monkeypatch, tmp_path):
@@ -238,8 +250,37 @@ def test_once_more_changes_nothing(home, capsys):
     capsys.readouterr()
 
     assert main(["install", "--user"]) == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"same", "keep", "skip"}
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"same", "keep", "skip", "next"}
     assert {path: path.lstat().st_mtime_ns for path in home.rglob("*") if not path.is_dir()} == before
+
+
+def test_the_last_line_says_what_comes_next(home, capsys):
+    key = home / ".config" / "captchad" / "captchaai.key"
+    start = "systemctl --user enable --now captchad"
+
+    main(["install", "--user"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"next    the key into {key} (mode 0600), ")
+    key.touch()
+    main(["install", "--user"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"next    {start}"
+
+
+@pytest.mark.parametrize(
+    ("stored", "line"),
+    [
+        ([], "next    captchactl setup (it asks for your hosts and the key, and starts the service)"),
+        (["captchaai.key.cred"], "next    systemctl start captchad"),
+    ],
+)
+def test_root_is_told_of_setup_until_there_is_a_key(tmp_path, capsys, stored, line):
+    (tmp_path / "credentials").mkdir()
+    for name in stored:
+        (tmp_path / "credentials" / name).touch()
+    where = module.Where(False, tmp_path, tmp_path / "captchad.toml", tmp_path)
+
+    module._say_next(where, module._Steps(Namespace(dry_run=True, json=False)))
+
+    assert capsys.readouterr().out == f"{line}\n"
 
 
 def test_the_unit_names_this_captchad(home, capsys):
@@ -261,6 +302,25 @@ def test_the_configuration_only_lacks_the_hosts(home, capsys):
 
     (line,) = (done.stdout + done.stderr).splitlines()
     assert "policy.allowed_hosts: missing" in line
+
+
+def test_once_more_goes_to_the_prefix_of_before(home, capsys):
+    page = Path("share") / "man" / "man1" / "captchactl.1"
+    main(["install", "--user", "--prefix", str(home / "prefix")])
+    main(["install", "--user"])
+    assert [(home / each / page).exists() for each in ("prefix", ".local")] == [True, False]
+
+    main(["install", "--user", "--prefix", str(home / "other")])
+    assert [(home / each / page).exists() for each in ("prefix", "other")] == [False, True]
+
+
+def test_only_accounts_that_there_are_are_kept(monkeypatch):
+    monkeypatch.setattr(module.pwd, "getpwnam", {"captchad": 1}.__getitem__)
+    monkeypatch.setattr(module.grp, "getgrnam", {"captchad-submit": 1}.__getitem__)
+    assert list(module._accounts()) == ["the user captchad", "the group captchad-submit"]
+    monkeypatch.setattr(module.pwd, "getpwnam", {}.__getitem__)
+    monkeypatch.setattr(module.grp, "getgrnam", {}.__getitem__)
+    assert list(module._accounts()) == []
 
 
 def test_uninstall_takes_what_install_wrote_and_nothing_else(home, capsys):

@@ -34,6 +34,7 @@ from captchad.policy.retry import RetrySettings
 from captchad.queue import upkeep
 from captchad.queue.queue import Queue, QueueSettings
 from captchad.queue.upkeep import Upkeep
+from captchad.spool.dirs import SpoolDirs
 from tests.journal.kit import FailingOs, HookOs, Killed, KillingOs
 from tests.spool.support import as_user, public_directory
 from tests.support.clock import FakeClock
@@ -1231,6 +1232,26 @@ def test_without_a_journal_nothing_is_dead(tmp_path, capsys):
     assert captchactl.main(["--config", str(config), "dlq", "redrive", "--all", "--yes"]) == 0
     assert "so nothing is dead" in capsys.readouterr().err
     assert captchactl.main(["--config", str(config), "dlq", "redrive", "a"]) == 1
+
+
+def test_wait_asks_the_journal_while_no_daemon_runs(tmp_path, capsys):
+    ctl = Ctl(tmp_path)
+    SpoolDirs(tmp_path / "spool").make()
+    with Life(ctl.state) as life:
+        life.accept("flying", "gone")
+        life.submit("flying")
+        life.solve("gone")
+
+    code = captchactl.main(["--config", str(ctl.config), "wait", "flying", "gone", "nosuch", "--timeout", "0.1"])
+
+    said = capsys.readouterr().err.splitlines()
+    assert code == Exit.TIMED_OUT
+    assert said[1:4] == [
+        "captchactl: flying (submitted)",
+        "captchactl: gone (has ended (solved), and its result is not there)",
+        "captchactl: nosuch (unknown to captchad, and no such file in incoming/)",
+    ]
+    assert "no daemon answers" in said[4]
 
 
 # --- what a purge of the package must keep

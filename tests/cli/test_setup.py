@@ -1,13 +1,14 @@
 """Parts of `captchactl setup` that need no systemd; tests/system/setup.py has the whole."""
 
 import argparse
+import io
 import os
 import stat
 import sys
 
 import pytest
 
-from captchad.cli.setup import _provider
+from captchad.cli.setup import _given_key, _Plan, _provider, _settle, _Teller
 from captchad.cli.vault import Vault, run, write_durably
 from captchad.model.errors import FixInput, NeedsOperator
 
@@ -42,6 +43,39 @@ def test_without_any_provider_one_is_made_of_its_address():
     assert settings == {"provider": [made]}
     with pytest.raises(FixInput, match="there is no provider captchaai; configured: none"):
         _provider(argparse.Namespace(provider=None, provider_url=None), {"provider": "x"}, {})
+
+
+def settle(main, settings):
+    """`_settle` with these settings; what it says, and what it refuses."""
+    said = io.StringIO()
+    plan = _Plan(main, ONE, Vault("a", main, main), settings, new_settings=True, key=None, present=None, previous=None)
+    with pytest.raises(FixInput) as refused:
+        _settle(plan, _Teller(dry=False, out=said))
+    return said.getvalue().splitlines(), str(refused.value)
+
+
+@pytest.mark.parametrize(("before", "word"), [(None, "gone"), ("[daemon]\n", "as it was")])
+def test_settings_that_are_refused_are_taken_back_and_it_says_so(tmp_path, before, word):
+    main, own = tmp_path / "captchad.toml", tmp_path / "conf.d" / "10-setup.toml"
+    own.parent.mkdir()
+    main.write_text('[[provider]]\nname = "one"\nurl = "https://one"\napi_key_credential = "one.key"\n')
+    (own.parent / "90-mine.toml").write_text('[policy]\nallowed_hosts = ["example.net"]\n')
+    if before is not None:
+        own.write_text(before)
+
+    said, refused = settle(main, {"policy": {"allowed_hosts": ["example.com"]}})
+
+    assert said[0] == f"write {own}"
+    assert said[-1] == f"{own} is {word} again: nothing was changed"
+    assert "90-mine.toml:2: policy.allowed_hosts: goes over" in refused
+    assert (own.read_text() if own.exists() else None) == before
+
+
+def test_an_empty_standard_input_that_is_named_is_no_key(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    with pytest.raises(FixInput, match="standard input is empty; nothing was changed"):
+        _given_key(argparse.Namespace(api_key_file="-"), ONE, stored=True)
+    assert _given_key(argparse.Namespace(api_key_file=None), ONE, stored=True) == b""
 
 
 def test_a_file_is_replaced_whole_and_has_its_mode_from_the_start(tmp_path):

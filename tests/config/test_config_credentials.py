@@ -92,7 +92,8 @@ def test_a_key_of_the_greatest_size(place):
 def test_files_that_hold_no_key(place):
     place.credential.unlink()
     place.file.unlink()
-    where = "put the key of a into the file of the unit's LoadCredential= for this name"
+    by_hand = "by hand it stands in the file of the unit's LoadCredential= for this name"
+    where = f"captchactl setup --provider a stores it; {by_hand}"
     assert place.problems() == [
         "captchad.toml:6: provider[0].api_key_credential:"
         f" the file with the key cannot be read: No such file or directory ({where})",

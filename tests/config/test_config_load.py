@@ -262,7 +262,8 @@ def test_an_empty_file_lacks_what_is_required(main):
     main.write_text("")
     assert problems(main) == [
         "captchad.toml:0: policy.allowed_hosts: missing, and it has no default"
-        ' (list the hosts that you may automate, like ["example.com"], or choose ["*"])',
+        " (captchactl setup asks for the hosts that you may automate; by hand they stand in conf.d/*.toml"
+        ' beside this file: [policy] allowed_hosts = ["example.com"])',
         "captchad.toml:0: provider: at least one [[provider]] is needed",
     ]
 

@@ -67,6 +67,7 @@ def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
     with Sandbox(scenario="[solve]\nseconds = 0.2\n") as sandbox, Daemon(tmp_path, sandbox, overrides) as daemon:
         port = port_of(daemon)
         eventually(lambda: get(port, "/health/ready")[0] == 200)
+        assert "[+]solve_rate pass nothing solved yet\n" in get(port, "/readyz?verbose")[1]
         daemon.drop([{"id": "h", "sitekey": "h", "pageurl": "https://example.com/"}])
         daemon.wait_results(1)
 
@@ -77,6 +78,7 @@ def test_probes_see_the_daemon_as_it_is(tmp_path: Path) -> None:
             return named.get(("captchad_tasks_total", (("result", "solved"),)))
 
         eventually(lambda: solved() == 1.0)
+        eventually(lambda: "[+]solve_rate pass 100% solved\n" in get(port, "/readyz?verbose")[1])
         assert get(port, "/health")[0] == 200
         assert json.loads(get(port, "/status")[1])["queue"]["solved_total"] == 1
         assert sandbox.key not in "".join(get(port, path)[1] for path in ("/", "/status", "/metrics", "/health"))

@@ -43,11 +43,19 @@ def test_a_bad_scenario(tmp_path):
     assert done.stderr == f"{path}:0: sed: unknown key (did you mean 'seed'?)\n"
 
 
+def test_a_scenario_that_cannot_be_read(tmp_path):
+    done = run("--scenario", str(tmp_path))
+
+    assert (done.returncode, done.stderr) == (78, f"{tmp_path}:0: scenario: cannot be read: Is a directory\n")
+
+
 def test_a_port_that_is_taken(process):
     done = run("--port", str(process.port))
 
-    assert done.returncode == 69
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (
+        69,
+        f"captchad sandbox: 127.0.0.1:{process.port}: Address already in use\n",
+    )
 
 
 def test_a_certificate_that_is_none(tmp_path):

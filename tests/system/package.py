@@ -427,7 +427,7 @@ def from_a_virtual_environment(directory: Path) -> None:
     assert files() == before
     assert run(program, "install").stdout == rehearsed
     again = run(program, "install").stdout
-    assert {line.split()[0] for line in again.splitlines()} == {"same", "keep", "run"}
+    assert {line.split()[0] for line in again.splitlines()} == {"same", "keep", "run", "next"}
     done = run("systemd-analyze", "verify", *UNITS)
     assert (done.stdout, done.stderr) == ("", "")
     step("installed as rehearsed, and once more without a change")

@@ -138,7 +138,8 @@ def refusals(directory: Path) -> None:
     os.mkfifo(fifo)
     for arguments, wanted in (
         ((), "the configuration does not say which hosts you may automate\nhint: name each with --allow-host HOST"),
-        (("--allow-host", "a.b"), "there is no key of captchaai yet"),
+        (("--allow-host", "a.b"), "there is no key of captchaai yet, and standard input is empty"),
+        (("--allow-host", "a.b", "--api-key-file", "-"), "standard input is empty; nothing was changed"),
         (("--allow-host", "a.b", "--yes"), "hint: give it by --api-key-file FILE, or on standard input"),
         (("--allow-host", "a.b", "--api-key-file", str(directory / "none")), "none: no such file or directory"),
         (("--allow-host", "a.b", "--api-key-file", str(fifo)), f"{fifo} is no regular file"),
@@ -228,7 +229,8 @@ def setup_on_a_terminal_asks_and_says_why_a_start_failed(directory: Path) -> Non
         assert show("captchad", "SubState") == "running"
         before = OURS.read_bytes()
         bad.write_text('[policy]\nallowed_hosts = ["example.net"]\n')
-        has(setup("--allow-host", "example.org", code=1), f"{bad}:2: policy.allowed_hosts: goes over {OURS}")
+        said = setup("--allow-host", "example.org", code=1)
+        has(said, f"{bad}:2: policy.allowed_hosts: goes over {OURS}", f"{OURS} is as it was again: nothing was changed")
         assert OURS.read_bytes() == before
         bad.unlink()
         step("a bad configuration is named whole, and nothing is started")

@@ -7,6 +7,7 @@ __all__ = ["main", "run"]
 
 import argparse
 import asyncio
+import os
 import signal
 import ssl
 import sys
@@ -33,12 +34,14 @@ def run(host: str, port: int, scenario: Path | None, *, tls: tuple[Path, Path] |
         context = _context(tls)
     except ConfigError as error:
         return _fail(str(error), _EX_CONFIG)
-    except (OSError, ssl.SSLError) as error:
-        return _fail(f"captchad sandbox: certificate or key: {error}", _EX_CONFIG)
+    except OSError as error:
+        return _fail(f"captchad sandbox: certificate or key: {error.strerror or error}", _EX_CONFIG)
     try:
         asyncio.run(_serve(host, port, plan, context))
     except OSError as error:
-        return _fail(f"captchad sandbox: {host}:{port}: {error}", _EX_UNAVAILABLE)
+        # asyncio has words of its own around a number of the system's; a name that is not found has no such number.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        return _fail(f"captchad sandbox: {host}:{port}: {why}", _EX_UNAVAILABLE)
     return 0
 
 
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("captchad sandbox", description="A practice provider: in.php, res.php, faults.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--scenario", type=Path, help="TOML; docs/sandbox.md describes it")
+    parser.add_argument("--scenario", type=Path, help="how it answers and misbehaves, in TOML")
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     options = parser.parse_args(argv)

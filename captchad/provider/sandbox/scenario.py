@@ -186,8 +186,10 @@ def load(path: Path) -> Scenario:
     """Read a scenario file. Raises ConfigError."""
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([ConfigProblem(str(path), 0, "scenario", f"cannot be read: {error}")]) from error
+    except OSError as error:
+        raise ConfigError([ConfigProblem(str(path), 0, "scenario", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([ConfigProblem(str(path), 0, "scenario", "is not UTF-8")]) from error
     return parse(text, str(path))
 
 
