@@ -3,6 +3,15 @@
 # captchad.service first, for the drain wants it to be there.
 units="captchad.service captchad-dlq-drain.timer captchad-dlq-drain.service"
 active=/run/captchad.active # what postinst starts, a unit a line
+left=/var/lib/misc/captchad.left # what prerm has found for a purge, a line for each thing
+state=/var/lib/captchad
+spool=/var/spool/captchad
+
+# The state directories in what a purge removes, each with $1 behind it. Whatever the configuration names today, a daemon
+# may have run there.
+state_dirs() {
+    find -H $state $spool -name journal ! -type f -printf "%h$1" 2>/dev/null || :
+}
 
 # Whether captchad.service is another captchad's: a file of the machine's own, no mask, whose program is there and is not
 # the package's. Then its units hide those of the package, and are left alone.

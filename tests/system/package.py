@@ -39,6 +39,8 @@ UNIT_FILES = Path("/etc/systemd/system")
 ALERTED = "captchad-alert@captchad.service"
 DRAIN = "captchad-dlq-drain"
 UNITS = ("captchad.service", f"{DRAIN}.service", f"{DRAIN}.timer", "captchad-alert@captchad.service")
+#: Nothing is solved, however long a loaded machine takes for the steps meanwhile.
+HELD = f'{QUICK}[[rule]]\nop = "poll"\nfault = "CAPCHA_NOT_READY"\n'
 HOPELESS = "[solve]\nseconds = 0.1\n[outcomes]\nERROR_CAPTCHA_UNSOLVABLE = 1.0\n"
 #: What a machine writes by itself, whatever is installed.
 _THE_MACHINES = re.compile(
@@ -59,6 +61,7 @@ def a_package_from_first_to_last(directory: Path) -> None:
         the_drain_runs_dead_letters_again(sandbox)
         ids = removed_with_a_captcha_in_flight(sandbox)
         a_purge_keeps_what_is_paid_for()
+        sandbox.set_scenario(QUICK)
         install()
         nothing_of_it_was_lost(sandbox, ids)
         for path in (SPOOL / "results").iterdir():
@@ -176,7 +179,7 @@ def said(task: str) -> str | None:
 
 def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
     run("systemctl", "enable", "captchad")
-    sandbox.set_scenario(SLOW)
+    sandbox.set_scenario(HELD)
     flying = drop("flying", 1)
     eventually(lambda: status()["queue"]["in_flight"] == 1, 30)
     removed_for_nothing()
@@ -202,6 +205,15 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def removed_for_nothing() -> None:
     before = main_pid("captchad")
     script("prerm", "remove")
+    state = STATE / "main"  # where a daemon has run that was configured so
+    state.mkdir()
+    (STATE / "journal").rename(state / "journal")
+    script("prerm", "remove")
+    noted = Path("/var/lib/misc/captchad.left").read_text()
+    assert f"1 unfinished tasks, in {state}\n" in noted, noted
+    assert f"looked at {state}\n" in noted, noted
+    (state / "journal").rename(STATE / "journal")
+    state.rmdir()
     script("postinst", "abort-remove")
     assert main_pid("captchad") != before
     assert run("systemctl", "is-enabled", "captchad").stdout.strip() == "enabled"
@@ -236,10 +248,11 @@ def a_purge_keeps_what_is_paid_for() -> None:
     run("systemctl", "mask", "captchad")  # no other captchad
     noted = Path("/var/lib/misc/captchad.left")
     lines = noted.read_text()
-    assert lines.endswith("\nlooked at /var/lib/captchad\n")
+    assert "\nlooked at /var/lib/captchad\n" in lines
     noted.write_text("")  # as when it could not look
-    assert "the journal, into which nobody could look" in script("postrm", "purge").stdout
+    assert f"the journal in {STATE}, into which nobody could look" in script("postrm", "purge").stdout
     assert (STATE / "journal").is_dir()
+    a_purge_looks_at_all_that_it_removes(noted)
     noted.write_text(lines)
 
     Path("/etc/systemd/system/captchad.service.d").mkdir()
@@ -253,6 +266,29 @@ def a_purge_keeps_what_is_paid_for() -> None:
     assert not CONFIG.exists()
     assert not Path("/etc/systemd/system/captchad.service.d").exists()
     step(f"purged:\n{said}")
+
+
+def a_purge_looks_at_all_that_it_removes(noted: Path) -> None:
+    # As a daemon leaves them whose configuration has named directories there.
+    spool, state = STATE / "spool", STATE / "main"
+    noted.write_text(f"looked at {STATE}\n")
+    state.mkdir()
+    (STATE / "journal").rename(state / "journal")
+    saved = SPOOL.rename(SPOOL.with_name("captchad.saved"))
+    said = script("postrm", "purge").stdout
+    assert f"the journal in {state}, into which nobody could look" in said, said
+    assert (state / "journal").is_dir()
+
+    (state / "journal").rename(saved / "journal")
+    shutil.copytree(saved / "results", spool / "results")
+    said = script("postrm", "purge").stdout
+    assert "6 results in results/" in said, said
+    assert len(list((spool / "results").iterdir())) == 6
+    (saved / "journal").rename(STATE / "journal")
+    saved.rename(SPOOL)
+    shutil.rmtree(spool)
+    state.rmdir()
+    step("a purge looks at journals and spools anywhere in what it removes")
 
 
 def nothing_of_it_was_lost(sandbox: Sandbox, ids: list[str]) -> None:
