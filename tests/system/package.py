@@ -323,7 +323,7 @@ def an_upgrade_under_load(directory: Path) -> None:
         with dropping() as ids:
             ids += drop("batch", 60)
             for name, line in (("preinst", "set -e"), ("postinst", "systemd-sysusers captchad.conf")):
-                _, bad = repack(directory, "9.8.6", failing=(name, line))
+                _, bad = repack(directory, "9.8.6", (f"DEBIAN/{name}", line, "exit 1"))
                 eventually(lambda: status()["queue"]["in_flight"] >= 50, 60)
                 before = main_pid("captchad")
                 assert run("dpkg", "--install", str(bad), ok=False).returncode != 0
@@ -337,6 +337,7 @@ def an_upgrade_under_load(directory: Path) -> None:
             run("dpkg", "--install", str(new))
             assert status()["daemon"]["version"] == "9.8.7"
             step(f"upgraded with {flying} captchas in flight")
+            an_upgrade_that_nobody_answers(directory, new)
             done = len(ids)
             eventually(lambda: len(ids) > done + 20)
             upgrades_that_were_cut_short(directory, new)
@@ -349,6 +350,18 @@ def an_upgrade_under_load(directory: Path) -> None:
         assert run("systemctl", "is-enabled", "captchad", ok=False).stdout.strip() == "disabled"
         run("systemctl", "stop", "captchad")
     purged_on_a_mount_point()
+
+
+def an_upgrade_that_nobody_answers(directory: Path, new: Path) -> None:
+    _, asking = repack(directory, "9.8.7a", ("etc/captchad/captchad.toml", "#", "# New:"))
+    done = run("dpkg", "--install", str(asking), ok=False)
+    assert done.returncode != 0
+    assert "end of file on stdin at conffile prompt" in done.stderr, done.stderr
+    assert show("captchad", "ActiveState") == "inactive"
+    assert "captchad: stopped until the package is configured: dpkg --configure captchad\n" in done.stdout, done.stdout
+    run("dpkg", "--install", str(new))
+    assert show("captchad", "ActiveState") == "active"
+    step("an upgrade that ends at a question leaves it stopped, and says so; the next one starts it")
 
 
 def upgrades_that_were_cut_short(directory: Path, new: Path) -> None:
@@ -404,21 +417,19 @@ def purged_on_a_mount_point() -> None:
     step("a mount point is emptied, and the package is gone")
 
 
-def repack(directory: Path, version: str, failing: tuple[str, str] | None = None) -> tuple[str, Path]:
-    """The old version, and this package under another one; `failing` names a script of it and a line that fails."""
-    tree = directory / f"tree-{version}-{failing and failing[0]}"
+def repack(directory: Path, version: str, change: tuple[str, str, str] | None = None) -> tuple[str, Path]:
+    """The old version, and this package under another one; `change` names a file, a text in it, and what it becomes."""
+    tree = directory / f"tree-{version}-{change and Path(change[0]).name}"
     run("dpkg-deb", "--raw-extract", str(DEB), str(tree))
     control, module = tree / "DEBIAN" / "control", tree / "usr/lib/python3/dist-packages/captchad/__init__.py"
     old = re.findall(r"(?m)^Version: (.*)$", control.read_text())[0]
     control.write_text(control.read_text().replace(f"Version: {old}", f"Version: {version}"))
     module.write_text(module.read_text().replace(f'"{old}"', f'"{version}"'))
-    if failing is not None:
-        name, line = failing
-        path = tree / "DEBIAN" / name
-        text = path.read_text() if path.exists() else f"#!/bin/sh\n{line}\n"
-        assert line in text
-        path.write_text(text.replace(line, "exit 1"))
-        path.chmod(0o755)
+    if change is not None:
+        name, before, after = change
+        text = (tree / name).read_text()
+        assert before in text
+        (tree / name).write_text(text.replace(before, after))
     package = directory / f"{tree.name}.deb"
     run("dpkg-deb", "-Znone", "--root-owner-group", "--build", str(tree), str(package))
     return old, package
