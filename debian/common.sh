@@ -35,9 +35,15 @@ stop_units() {
     done >$active.new
     mv $active.new $active
     for unit in $units; do
-        [ "$(property "$unit" LoadState)" = not-found ] && [ "$(property "$unit" ActiveState)" = inactive ] ||
-            systemctl stop "$unit"
+        ! stoppable "$unit" || systemctl stop "$unit"
     done
+}
+
+# systemd refuses to stop what it could not load and what does not run: a bad drop-in must not hold up its own mending.
+stoppable() {
+    case $(property "$1" LoadState) in
+    not-found | bad-setting | error) [ "$(property "$1" ActiveState)" != inactive ] ;;
+    esac
 }
 
 # A restart in flight counts, and so does one that waits for the last workers of a crash; not what somebody stops.

@@ -270,12 +270,21 @@ def _runs_this(where: Where, record: _Record) -> bool:
 def _disable(where: Where, steps: _Steps) -> None:
     """Stop the units, and remove the links by which systemd starts them: `disable` needs a manager that runs."""
     units = [name for name in _UNITS if (where.units / name).exists()]
-    if _systemd_runs(where):
-        steps.run(*_systemctl(where), "stop", *units)
+    stoppable = [name for name in units if _systemd_runs(where) and _stoppable(where, name)]
+    if stoppable:
+        steps.run(*_systemctl(where), "stop", *stoppable)
     for path in sorted(where.units.glob("*.wants/*")):
         if path.name in units and path.is_symlink():
             steps.say("remove", path)
             steps.change(path, path.unlink)
+
+
+def _stoppable(where: Where, unit: str) -> bool:
+    """systemd refuses to stop what it could not load and what does not run."""
+    command = [*_systemctl(where), "show", "--property", "LoadState,ActiveState", unit]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL).stdout
+    states = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return states.get("LoadState") in ("loaded", "masked") or states.get("ActiveState") != "inactive"
 
 
 def _where(options: Namespace) -> Where:

@@ -338,6 +338,7 @@ def an_upgrade_under_load(directory: Path) -> None:
             assert status()["daemon"]["version"] == "9.8.7"
             step(f"upgraded with {flying} captchas in flight")
             an_upgrade_that_nobody_answers(directory, new)
+            an_upgrade_with_a_bad_drop_in()
             done = len(ids)
             eventually(lambda: len(ids) > done + 20)
             upgrades_that_were_cut_short(directory, new)
@@ -362,6 +363,30 @@ def an_upgrade_that_nobody_answers(directory: Path, new: Path) -> None:
     run("dpkg", "--install", str(new))
     assert show("captchad", "ActiveState") == "active"
     step("an upgrade that ends at a question leaves it stopped, and says so; the next one starts it")
+
+
+def an_upgrade_with_a_bad_drop_in() -> None:
+    """Of a unit that does not run: systemd does not even stop it then."""
+    with bad_timer():
+        script("prerm", "failed-upgrade", "9.8.6")
+        assert show("captchad", "ActiveState") == "inactive"
+        script("preinst", "upgrade", "9.8.6")
+        script("postinst", "configure", "9.8.6")
+        assert show("captchad", "ActiveState") == "active"
+    step("a bad drop-in of a unit that does not run stands in no upgrade's way")
+
+
+@contextmanager
+def bad_timer() -> Iterator[None]:
+    """A drop-in with which systemd does not load the timer."""
+    bad = UNIT_FILES / f"{DRAIN}.timer.d" / "bad.conf"
+    bad.parent.mkdir()
+    bad.write_text("[Timer]\nOnCalendar=\n")
+    run("systemctl", "daemon-reload")
+    assert show(f"{DRAIN}.timer", "LoadState") == "bad-setting"
+    yield
+    shutil.rmtree(bad.parent)
+    run("systemctl", "daemon-reload")
 
 
 def upgrades_that_were_cut_short(directory: Path, new: Path) -> None:
@@ -485,7 +510,8 @@ def from_a_virtual_environment(directory: Path) -> None:
         # An update that nobody has installed.
         (unit,) = VENV.glob("lib/python3*/site-packages/captchad/files/systemd/captchad.service")
         unit.write_text(f"{unit.read_text()}# new\n")
-        run(program, "uninstall")
+        with bad_timer():
+            run(program, "uninstall")
         assert show("captchad", "ActiveState") == "inactive"
         assert show("captchad", "LoadState") == "not-found"
         assert Path("/usr/local/bin/captchad").is_symlink()
