@@ -321,9 +321,10 @@ def _beside_the_package(where: Where, steps: _Steps) -> int:
 
 def _refuse(where: Where, steps: _Steps) -> None:
     """Raise NeedsOperator when the unit could not start, or would stand in the way of the Debian package; warn when
-    others than root can change what it runs.
+    others than root can change what it runs, and of a configuration that a removed package has left.
     """
-    if not where.user and "/usr/bin/captchad" in _package_files():
+    owned = () if where.user else _package_files()
+    if "/usr/bin/captchad" in owned:
         raise NeedsOperator(
             "the Debian package captchad is installed; units from here would hide its own",
             hint="use that one, or apt remove captchad",
@@ -339,6 +340,8 @@ def _refuse(where: Where, steps: _Steps) -> None:
         raise NeedsOperator("\n".join(["captchad.service could not run this captchad", *found]), hint=hint)
     for path in () if where.user else changeable(needed):
         steps.say("warn", path, "others than root can change what captchad runs")
+    if str(where.config) in owned:
+        steps.say("warn", where.config, "dpkg --purge captchad deletes it: copy it before, and put it back")
 
 
 def _myself() -> User:

@@ -233,7 +233,12 @@ def another_captchad_is_left_alone() -> None:
     assert f"captchad.service runs {program}, not this package" in script("postinst", "configure").stderr
     script("prerm", "remove")
     script("postrm", "remove")
-    assert "kept everything" in script("postrm", "purge").stdout
+    config, saved = CONFIG / "captchad.toml", CONFIG / "saved.toml"
+    config.rename(saved)  # as dpkg would before it calls this
+    said = script("postrm", "purge").stdout
+    assert f"kept all that {program} may use" in said, said
+    assert f"dpkg deletes {config}" in said, said
+    saved.rename(config)
     assert (CONFIG / "credentials").exists()
     assert main_pid("captchad") == before
     assert run("systemctl", "is-enabled", "captchad").stdout.strip() == "enabled"
