@@ -186,9 +186,16 @@ def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
     # The daemon runs on with what it has, whatever the file names.
     (CONFIG / "conf.d" / "20-elsewhere.toml").write_text('[daemon]\nstate_dir = "/srv/captchad"\n')
     assert run("systemctl", "reload", "captchad", ok=False).returncode != 0
+    somebodys = UNIT_FILES / "captchad-exporter.service"
+    somebodys.write_text("[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n")
+    run("systemctl", "enable", somebodys.name)
+    run("systemctl", "add-wants", "multi-user.target", "captchad-alert@other.service")
     run("dpkg", "--remove", "captchad")
+    assert run("systemctl", "is-enabled", somebodys.name, ok=False).stdout.strip() == "enabled"
+    run("systemctl", "disable", somebodys.name)
+    somebodys.unlink()
     assert show("captchad", "ActiveState") == "inactive"
-    assert not os.path.lexists("/etc/systemd/system/multi-user.target.wants/captchad.service")
+    assert not list(UNIT_FILES.glob("multi-user.target.wants/captchad*"))
     assert not Path("/usr/bin/captchad").exists()
     assert (CONFIG / "captchad.toml").exists()
     assert (CONFIG / "credentials" / "captchaai.key").exists()
