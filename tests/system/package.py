@@ -420,6 +420,11 @@ def upgrades_that_were_cut_short(directory: Path, new: Path) -> None:
     assert status()["daemon"]["version"] == "9.8.8"
     step("what runs without having been configured is stopped, too, before its files go")
 
+    script("postrm", "remove")  # of a package that was unpacked only dpkg runs no prerm
+    assert show("captchad", "ActiveState") == "inactive"
+    run("systemctl", "start", "captchad")
+    step("and when the package is removed without having been configured")
+
     slow = Path("/run/systemd/system/captchad.service.d/slow.conf")
     slow.parent.mkdir(parents=True)
     slow.write_text("[Service]\nExecStop=/bin/sleep 3\n")
