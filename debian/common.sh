@@ -3,6 +3,7 @@
 # captchad.service first, for the drain wants it to be there.
 units="captchad.service captchad-dlq-drain.timer captchad-dlq-drain.service"
 active=/run/captchad.active # what postinst starts, a unit a line
+machines_unit=/etc/systemd/system/captchad.service
 left=/var/lib/misc/captchad.left # what prerm has found for a purge, a line for each thing
 state=/var/lib/captchad
 spool=/var/spool/captchad
@@ -13,13 +14,19 @@ state_dirs() {
     find -H $state $spool -name journal ! -type f -printf "%h$1" 2>/dev/null || :
 }
 
-# Whether captchad.service is another captchad's: a file of the machine's own, no mask, whose program is there and is not
-# the package's. Then its units hide those of the package, and are left alone.
+# Whether captchad.service is another captchad's: a file of the machine's own, no mask, that names a captchad which is
+# there and is not the package's. Then its units hide those of the package, and are left alone.
 foreign_unit() {
-    [ -f /etc/systemd/system/captchad.service ] || return 1
-    program=$(sed -nE 's/^\s*ExecStart\s*=\s*[-@:+!|]*("([^"]*)"|(\S+)).*/\2\3/p' /etc/systemd/system/captchad.service |
-        tail -n 1 | sed 's/%%/%/g')
-    program=$(command -v "$program") && ! [ "$program" -ef /usr/bin/captchad ]
+    program=$(named_program)
+    [ -e "$program" ] && ! [ "$program" -ef /usr/bin/captchad ]
+}
+
+# The captchad in the command of the machine's own unit, also behind a wrapper like nice; nothing where none is named.
+named_program() {
+    [ -f $machines_unit ] || return 0
+    sed -nE ':a; /\\$/ { N; s/\\\n/ /; ba }; s/^\s*ExecStart\s*=\s*[-@:+!|]*//p' $machines_unit | tail -n 1 |
+        grep -oE '"[^"]*"|\S+' | sed -E 's/^"(.*)"$/\1/; s/%%/%/g' | grep -m 1 -E '(^|/)captchad$' |
+        while read -r word; do command -v "$word" || echo "$word" | grep ^/ || :; done
 }
 
 # Modules are imported, and processes are made, long after the start: old code must not meet new files. So all is stopped

@@ -232,7 +232,9 @@ def another_captchad_is_left_alone() -> None:
     program = Path("/opt/a b%n/captchad")
     program.parent.mkdir(parents=True)
     shutil.copy("/bin/sleep", program)
-    unit.write_text('[Service]\nExecStart="/opt/a b%%n/captchad" 1000\n[Install]\nWantedBy=multi-user.target\n')
+    unit.write_text(
+        '[Service]\nExecStart=/usr/bin/nice -n 5 \\\n "/opt/a b%%n/captchad" 1000\n[Install]\nWantedBy=multi-user.target\n'
+    )
     run("systemctl", "daemon-reload")
     run("systemctl", "enable", "--now", "captchad")
     before = main_pid("captchad")
@@ -351,6 +353,7 @@ def an_upgrade_under_load(directory: Path) -> None:
             step(f"upgraded with {flying} captchas in flight")
             an_upgrade_that_nobody_answers(directory, new)
             an_upgrade_with_a_bad_drop_in()
+            what_ran_runs_again()
             done = len(ids)
             eventually(lambda: len(ids) > done + 20)
             upgrades_that_were_cut_short(directory, new)
@@ -386,6 +389,19 @@ def an_upgrade_with_a_bad_drop_in() -> None:
         script("postinst", "configure", "9.8.6")
         assert show("captchad", "ActiveState") == "active"
     step("a bad drop-in of a unit that does not run stands in no upgrade's way")
+
+
+def what_ran_runs_again() -> None:
+    edited = UNIT_FILES / "captchad.service"
+    shipped = Path("/lib/systemd/system/captchad.service").read_text()
+    edited.write_text(shipped.replace("ExecStart=", "ExecStart=/usr/bin/nice -n 5 "))
+    script("prerm", "upgrade", "9.8.8")
+    assert show("captchad", "ActiveState") == "inactive"
+    script("postinst", "configure", "9.8.7")
+    assert show("captchad", "ActiveState") == "active"
+    edited.unlink()
+    run("systemctl", "daemon-reload")
+    step("a unit that was edited and runs the package's captchad behind a wrapper is the package's")
 
 
 @contextmanager
