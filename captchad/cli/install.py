@@ -30,6 +30,8 @@ from captchad.model.errors import CaptchadError, NeedsOperator
 
 _PROGRAMS = ("captchad", "captchactl")
 _EXEC = re.compile(rf"^(Exec\w+=)({'|'.join(_PROGRAMS)}) ", re.MULTILINE)
+#: A program as `_escaped` writes it.
+_EXECUTED = re.compile(r'^Exec\w+=(?:"(/[^"]+)"|(/\S+)) ', re.MULTILINE)
 _UNITS = ("captchad.service", "captchad-dlq-drain.service", "captchad-dlq-drain.timer")
 _PACKAGE = Path("/var/lib/dpkg/info/captchad.list")
 _MOVE = (
@@ -316,7 +318,18 @@ def _beside_the_package(where: Where, steps: _Steps) -> int:
     steps.say("keep", "captchad", "it is a Debian package, which has its units, man pages and completions")
     if where.user:  # what a package cannot have
         _lay_out([_user_config(where)], _Record(where), steps)
+        return Exit.OK
+    for path in (where.units / name for name in _UNITS):
+        if gone := _gone(path):
+            steps.say("warn", path, f"remove it: {gone} is not there, and it hides the package's unit")
     return Exit.OK
+
+
+def _gone(unit: Path) -> str:
+    """The program that a unit runs and that is not there: its installation was removed without `uninstall`. Or ""."""
+    text = unit.read_text(errors="replace") if unit.is_file() else ""
+    programs = ((quoted or plain).replace("%%", "%") for quoted, plain in _EXECUTED.findall(text))
+    return next((program for program in programs if not Path(program).exists()), "")
 
 
 def _refuse(where: Where, steps: _Steps) -> None:

@@ -233,7 +233,8 @@ def another_captchad_is_left_alone() -> None:
     program.parent.mkdir(parents=True)
     shutil.copy("/bin/sleep", program)
     unit.write_text(
-        '[Service]\nExecStart=/usr/bin/nice -n 5 \\\n "/opt/a b%%n/captchad" 1000\n[Install]\nWantedBy=multi-user.target\n'
+        '[Service]\nExecStart=/usr/bin/nice -n 5 \\\n "/opt/a b%%n/captchad" 1000\n'
+        "[Install]\nWantedBy=multi-user.target\n"
     )
     run("systemctl", "daemon-reload")
     run("systemctl", "enable", "--now", "captchad")
@@ -252,10 +253,15 @@ def another_captchad_is_left_alone() -> None:
     assert main_pid("captchad") == before
     assert run("systemctl", "is-enabled", "captchad").stdout.strip() == "enabled"
     run("systemctl", "disable", "--now", "captchad")
-    unit.unlink()
-    shutil.rmtree(program.parent)
-    run("systemctl", "daemon-reload")
     step("another captchad is not stopped, not disabled, and keeps everything")
+    shutil.rmtree(program.parent)
+    assert f"rm {unit}: it runs {program}, which is not there" in script("postinst", "configure", "9.8.7").stderr
+    unit.write_text('[Service]\nExecStart="/opt/a b%%n/captchad" run\n')  # as captchactl install wrote it
+    said = run("captchactl", "install").stdout
+    assert f"warn    {unit} (remove it: {program} is not there" in said, said
+    unit.unlink()
+    run("systemctl", "daemon-reload")
+    step("a unit that such a one has left behind is named")
 
 
 def a_purge_keeps_what_is_paid_for() -> None:
