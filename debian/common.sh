@@ -60,7 +60,7 @@ runs() {
     stop) return 1 ;;
     esac
     case $(property "$1" ActiveState) in
-    inactive | failed) return 1 ;;
+    inactive | failed | '') return 1 ;; # the last in a chroot with the /run of its host
     esac
 }
 

@@ -59,6 +59,7 @@ def a_package_from_first_to_last(directory: Path) -> None:
     with Sandbox(scenario=HOPELESS) as sandbox:
         a_daemon_that_fails_runs_the_alert()
         the_drain_runs_dead_letters_again(sandbox)
+        a_chroot_has_its_own_package()
         ids = removed_with_a_captcha_in_flight(sandbox)
         a_purge_keeps_what_is_paid_for()
         sandbox.set_scenario(QUICK)
@@ -175,6 +176,29 @@ def the_drain_runs_dead_letters_again(sandbox: Sandbox) -> None:
 def said(task: str) -> str | None:
     found = result(task)
     return found and found["status"]
+
+
+def a_chroot_has_its_own_package() -> None:
+    before, root = main_pid("captchad"), "/mnt/root"
+    run("mount", "-t", "tmpfs", "tmpfs", "/mnt")
+    for name in ("changes", "work", "root"):
+        Path("/mnt", name).mkdir()
+    run("mount", "-t", "overlay", "-o", "lowerdir=/,upperdir=/mnt/changes,workdir=/mnt/work", "overlay", root)
+    shutil.copy(DEB, f"{root}/captchad.deb")
+    run("mount", "--bind", "/dev", f"{root}/dev")
+    run("mount", "-t", "tmpfs", "tmpfs", f"{root}/run")
+    said = run("chroot", root, "dpkg", "--install", "/captchad.deb").stderr
+    assert "captchad: if this is a chroot, its boot makes the directories" in said, said
+    step("a package is installed where systemd-tmpfiles has no /proc")
+
+    run("mount", "--bind", "/run", f"{root}/run")
+    run("mount", "--bind", "/proc", f"{root}/proc")
+    assert run("chroot", root, "sh", "/var/lib/dpkg/info/captchad.preinst", "upgrade").stdout == ""
+    run("chroot", root, "dpkg", "--purge", "captchad")
+    assert not Path(root, "etc/captchad").exists()
+    assert (main_pid("captchad"), status()["source"]) == (before, "live")
+    run("umount", "--recursive", "/mnt")
+    step("a purge in a chroot with the machine's /run leaves the machine's captchad alone")
 
 
 def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
