@@ -32,14 +32,17 @@ named_program() {
 # Modules are imported, and processes are made, long after the start: old code must not meet new files. So all is stopped
 # before files are replaced. The captchas go on at the provider meanwhile.
 #
-# What runs goes on the list before. The list only grows until postinst has started what is on it: dpkg may be killed
-# here, and begin again. It never has the drain's service, which costs money.
+# What runs goes on the list before, also units that a stop of captchad takes along. The list only grows until postinst
+# has started what is on it: dpkg may be killed here, and begin again. It never has the drain's service, which costs money.
 stop_units() {
     [ -d /run/systemd/system ] || return 0
     ! foreign_unit || return 0
-    for unit in captchad.service captchad-dlq-drain.timer; do
-        if grep -qsx "$unit" $active || runs "$unit"; then echo "$unit"; fi
-    done >$active.new
+    {
+        cat $active 2>/dev/null || :
+        for unit in captchad.service captchad-dlq-drain.timer $(property captchad RequiredBy,BoundBy,ConsistsOf); do
+            [ "$unit" = captchad-dlq-drain.service ] || ! runs "$unit" || echo "$unit"
+        done
+    } | awk '!seen[$0]++' >$active.new
     mv $active.new $active
     for unit in $units; do
         ! stoppable "$unit" || systemctl stop "$unit"

@@ -425,13 +425,27 @@ def what_ran_runs_again() -> None:
     edited = UNIT_FILES / "captchad.service"
     shipped = Path("/lib/systemd/system/captchad.service").read_text()
     edited.write_text(shipped.replace("ExecStart=", "ExecStart=/usr/bin/nice -n 5 "))
+    kinds = ("Requires", "BindsTo", "PartOf")
+    for kind in kinds:
+        (UNIT_FILES / f"pipeline-{kind}.service").write_text(
+            f"[Unit]\n{kind}=captchad.service\nAfter=captchad.service\n[Service]\nExecStart=/bin/sleep 1000\n"
+        )
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", *(f"pipeline-{kind}" for kind in kinds))
+    run("systemctl", "stop", "pipeline-BindsTo")
     script("prerm", "upgrade", "9.8.8")
     assert show("captchad", "ActiveState") == "inactive"
+    assert show("pipeline-PartOf", "ActiveState") == "inactive"
     script("postinst", "configure", "9.8.7")
     assert show("captchad", "ActiveState") == "active"
-    edited.unlink()
-    run("systemctl", "daemon-reload")
     step("a unit that was edited and runs the package's captchad behind a wrapper is the package's")
+    states = {kind: show(f"pipeline-{kind}", "ActiveState") for kind in kinds}
+    assert states == {"Requires": "active", "BindsTo": "inactive", "PartOf": "active"}
+    run("systemctl", "stop", "pipeline-*")
+    for unit in (edited, *UNIT_FILES.glob("pipeline-*")):
+        unit.unlink()
+    run("systemctl", "daemon-reload")
+    step("units that the stop took along run again, too")
 
 
 @contextmanager
