@@ -447,6 +447,20 @@ def what_ran_runs_again() -> None:
     run("systemctl", "daemon-reload")
     step("units that the stop took along run again, too")
 
+    policy = Path("/usr/sbin/policy-rc.d")
+    policy.write_text('#!/bin/sh\ncat\n[ "$*" != "captchad.service start" ] || exit 101\n')
+    policy.chmod(0o755)
+    script("prerm", "upgrade", "9.8.8")
+    assert (
+        "captchad.service stays stopped, for /usr/sbin/policy-rc.d" in script("postinst", "configure", "9.8.7").stderr
+    )
+    policy.unlink()
+    assert show("captchad", "ActiveState") == "inactive"
+    script("postinst", "configure", "9.8.7")
+    assert show("captchad", "ActiveState") == "inactive"
+    run("systemctl", "start", "captchad")
+    step("what policy-rc.d forbids is not started")
+
 
 @contextmanager
 def bad_timer() -> Iterator[None]:
