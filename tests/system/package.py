@@ -538,8 +538,8 @@ def repack(directory: Path, version: str, change: tuple[str, str, str] | None = 
     tree = directory / f"tree-{version}-{change and Path(change[0]).name}"
     run("dpkg-deb", "--raw-extract", str(DEB), str(tree))
     control, module = tree / "DEBIAN" / "control", tree / "usr/lib/python3/dist-packages/captchad/__init__.py"
-    old = re.findall(r"(?m)^Version: (.*)$", control.read_text())[0]
-    control.write_text(control.read_text().replace(f"Version: {old}", f"Version: {version}"))
+    (old,) = re.findall('__version__ = "(.+)"', module.read_text())
+    control.write_text(re.sub(r"(?m)^Version: .*$", f"Version: {version}", control.read_text()))
     module.write_text(module.read_text().replace(f'"{old}"', f'"{version}"'))
     if change is not None:
         name, before, after = change
