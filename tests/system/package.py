@@ -59,7 +59,6 @@ def a_package_from_first_to_last(directory: Path) -> None:
     with Sandbox(scenario=HOPELESS) as sandbox:
         a_daemon_that_fails_runs_the_alert()
         the_drain_runs_dead_letters_again(sandbox)
-        a_chroot_has_its_own_package()
         ids = removed_with_a_captcha_in_flight(sandbox)
         a_purge_keeps_what_is_paid_for()
         sandbox.set_scenario(QUICK)
@@ -381,9 +380,6 @@ def an_upgrade_under_load(directory: Path) -> None:
             run("dpkg", "--install", str(new))
             assert status()["daemon"]["version"] == "9.8.7"
             step(f"upgraded with {flying} captchas in flight")
-            an_upgrade_that_nobody_answers(directory, new)
-            an_upgrade_with_a_bad_drop_in()
-            what_ran_runs_again()
             done = len(ids)
             eventually(lambda: len(ids) > done + 20)
             upgrades_that_were_cut_short(directory, new)
@@ -396,6 +392,22 @@ def an_upgrade_under_load(directory: Path) -> None:
         assert run("systemctl", "is-enabled", "captchad", ok=False).stdout.strip() == "disabled"
         run("systemctl", "stop", "captchad")
     purged_on_a_mount_point()
+
+
+@scenario
+def upgrades_and_removals_with_obstacles(directory: Path) -> None:
+    install()
+    _, new = repack(directory, "9.8.7")
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox, workers=1)
+        run("systemctl", "start", "captchad")
+        an_upgrade_that_nobody_answers(directory, new)
+        an_upgrade_with_a_bad_drop_in()
+        what_ran_runs_again()
+        a_chroot_has_its_own_package()
+        script("postrm", "remove")  # of a package that was unpacked only dpkg runs no prerm
+        assert show("captchad", "ActiveState") == "inactive"
+        step("a package that is removed without having been configured stops its daemon")
 
 
 def an_upgrade_that_nobody_answers(directory: Path, new: Path) -> None:
@@ -493,11 +505,6 @@ def upgrades_that_were_cut_short(directory: Path, new: Path) -> None:
     assert main_pid("captchad") != before
     assert status()["daemon"]["version"] == "9.8.8"
     step("what runs without having been configured is stopped, too, before its files go")
-
-    script("postrm", "remove")  # of a package that was unpacked only dpkg runs no prerm
-    assert show("captchad", "ActiveState") == "inactive"
-    run("systemctl", "start", "captchad")
-    step("and when the package is removed without having been configured")
 
     slow = Path("/run/systemd/system/captchad.service.d/slow.conf")
     slow.parent.mkdir(parents=True)
