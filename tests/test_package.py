@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 import zipfile
+from itertools import pairwise
 
 import pytest
 
@@ -53,11 +55,71 @@ def test_the_package_says_what_it_is(deb):
     fields = dict(line.split(": ", 1) for line in dpkg_deb("--field", deb).splitlines() if re.match(r"\w", line))
 
     assert (fields["Package"], fields["Architecture"]) == ("captchad", "all")
-    assert fields["Version"].replace("~", "") == __version__.replace(".dev", "dev")
+    assert re.split(r"[~+]snapshot", fields["Version"])[0].replace("~", "") == __version__.replace(".dev", "dev")
     depends = fields["Depends"].split(", ")
     for name in ("python3 (>= 3.11)", "python3-psutil", "python3-requests", "python3-sdnotify", "python3-tomli-w"):
         assert name in depends
     assert dpkg_deb("--info", deb, "conffiles") == "/etc/captchad/captchad.toml\n"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A repository with a version, in the first days of 1971."""
+    tree = tmp_path / "clone"
+    for name in ("debian", "captchad", "tests"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy(ROOT / "debian" / "version", tree / "debian")
+    (tree / "captchad" / "__init__.py").write_text('__version__ = "0.2.0rc1"\n')
+    return Clone(tree)
+
+
+class Clone:
+    def __init__(self, tree):
+        self.tree, self.days = tree, 365
+        self.git("init", "--quiet")
+
+    def git(self, *arguments):
+        date = f"@{self.days * 86400} +0000"
+        who = {f"GIT_{kind}_{key}": "a" for kind in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+        who |= {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+        subprocess.run(["git", *arguments], cwd=self.tree, env=os.environ | who, check=True)
+
+    def commit(self):
+        self.days += 1
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "one more")
+
+    def version(self):
+        command = ["debian/version", "captchad"]
+        return subprocess.run(command, cwd=self.tree, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@BUILT
+def test_each_commit_of_a_clone_is_an_update(clone):
+    assert clone.version() == "0.2.0~rc1"
+    clone.commit()
+    versions = [clone.version()]
+    assert re.fullmatch(r"0\.2\.0~rc1~snapshot19710102000000\.[0-9a-f]+", versions[0])
+    (clone.tree / "tests" / "new").touch()
+    clone.commit()
+    versions.append(clone.version())
+    clone.git("tag", "v0.2.0rc1")
+    versions.append(clone.version())
+    assert versions[-1] == "0.2.0~rc1"
+    clone.commit()
+    versions.append(clone.version())
+    (clone.tree / "tests" / "new").write_text("no part of the package")
+    assert clone.version() == versions[-1]
+    (clone.tree / "captchad" / "__init__.py").write_text('__version__ = "0.2.0rc1"\n# a change\n')
+    versions.append(clone.version())
+    assert versions[-1].endswith(".dirty")
+    clone.git("checkout", "--quiet", ".")
+    (clone.tree / "captchad" / "__init__.py").write_text('__version__ = "0.2.0"\n')
+    clone.commit()
+    versions.append(clone.version())
+
+    for old, new in pairwise(versions):
+        assert subprocess.run(["dpkg", "--compare-versions", old, "lt", new], check=False).returncode == 0, versions
 
 
 @BUILT

@@ -33,6 +33,8 @@ from captchad.model.errors import CaptchadError, NeedsOperator
 
 _PROGRAMS = ("captchad", "captchactl")
 _EXEC = re.compile(rf"^(Exec\w+=)({'|'.join(_PROGRAMS)}) ", re.MULTILINE)
+#: A program as `_escaped` writes it.
+_EXECUTED = re.compile(r'^Exec\w+=(?:"(/[^"]+)"|(/\S+)) ', re.MULTILINE)
 _UNITS = ("captchad.service", "captchad-dlq-drain.service", "captchad-dlq-drain.timer")
 _PAGE = "/share/man/man1/captchactl.1"
 _PACKAGE = Path("/var/lib/dpkg/info/captchad.list")
@@ -313,12 +315,21 @@ def _runs_this(where: Where, record: _Record) -> bool:
 def _disable(where: Where, steps: _Steps) -> None:
     """Stop the units, and remove the links by which systemd starts them: `disable` needs a manager that runs."""
     units = [name for name in _UNITS if (where.units / name).exists()]
-    if _systemd_runs(where):
-        steps.run(*_systemctl(where), "stop", *units)
+    stoppable = [name for name in units if _systemd_runs(where) and _stoppable(where, name)]
+    if stoppable:
+        steps.run(*_systemctl(where), "stop", *stoppable)
     for path in sorted(where.units.glob("*.wants/*")):
         if path.name in units and path.is_symlink():
             steps.say("remove", path)
             steps.change(path, path.unlink)
+
+
+def _stoppable(where: Where, unit: str) -> bool:
+    """systemd refuses to stop what it could not load and what does not run."""
+    command = [*_systemctl(where), "show", "--property", "LoadState,ActiveState", unit]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL).stdout
+    states = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return states.get("LoadState") in ("loaded", "masked") or states.get("ActiveState") != "inactive"
 
 
 def _where(options: Namespace) -> Where:
@@ -350,14 +361,26 @@ def _beside_the_package(where: Where, steps: _Steps) -> int:
     steps.say("keep", "captchad", "it is a Debian package, which has its units, man pages and completions")
     if where.user:  # what a package cannot have
         _lay_out([_user_config(where)], _Record(where), steps)
+        return Exit.OK
+    for path in (where.units / name for name in _UNITS):
+        if gone := _gone(path):
+            steps.say("warn", path, f"remove it: {gone} is not there, and it hides the package's unit")
     return Exit.OK
+
+
+def _gone(unit: Path) -> str:
+    """The program that a unit runs and that is not there: its installation was removed without `uninstall`. Or ""."""
+    text = unit.read_text(errors="replace") if unit.is_file() else ""
+    programs = ((quoted or plain).replace("%%", "%") for quoted, plain in _EXECUTED.findall(text))
+    return next((program for program in programs if not Path(program).exists()), "")
 
 
 def _refuse(where: Where, steps: _Steps) -> None:
     """Raise NeedsOperator when the unit could not start, or would stand in the way of the Debian package; warn when
-    others than root can change what it runs.
+    others than root can change what it runs, and of a configuration that a removed package has left.
     """
-    if not where.user and "/usr/bin/captchad" in _package_files():
+    owned = () if where.user else _package_files()
+    if "/usr/bin/captchad" in owned:
         raise NeedsOperator(
             "the Debian package captchad is installed; units from here would hide its own",
             hint="use that one, or apt remove captchad",
@@ -373,6 +396,8 @@ def _refuse(where: Where, steps: _Steps) -> None:
         raise NeedsOperator("\n".join(["captchad.service could not run this captchad", *found]), hint=hint)
     for path in () if where.user else changeable(needed):
         steps.say("warn", path, "others than root can change what captchad runs")
+    if str(where.config) in owned:
+        steps.say("warn", where.config, "dpkg --purge captchad deletes it: copy it before, and put it back")
 
 
 def _myself() -> User:

@@ -1,15 +1,16 @@
-"""What would be lost with the journal, a line for each thing: the package's prerm keeps it for a purge.
+"""What would be lost with the journals, a line for each thing: the package's prerm keeps it for a purge.
 
-    python3 -m captchad.cli.left
+    python3 -m captchad.cli.left STATE_DIR...
 
-No verb of captchactl, for there it is `status`. It looks at the directory that a purge removes, whatever the
-configuration says today: a daemon may have run there all the same, or before. Lines that begin with "/" name a
-directory that the configuration has put elsewhere. The last line says that it has looked; with nothing else before it,
-nothing is unfinished, and everything is handed out.
+No verb of captchactl, for there it is `status`. The state directories are those that prerm has found in what a purge
+removes; that of the configuration is looked at, too. Lines that begin with "/" name a directory that the configuration
+has put elsewhere, where no purge comes. After each state directory a line says that it was looked at; with nothing
+else there, nothing is unfinished, and everything is handed out.
 """
 
 __all__ = ["STATE", "elsewhere", "left"]
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from captchad.cli.places import Places, find
 from captchad.queue import upkeep
 from captchad.queue.upkeep import Upkeep
 
-#: What a purge removes.
 STATE = Path("/var/lib/captchad")
 _SPOOL = Path("/var/spool/captchad")
+_PURGED = (STATE, _SPOOL)
 
 
 def left(state_dir: Path, segment_mb: int) -> Iterator[str]:
@@ -40,12 +41,9 @@ def left(state_dir: Path, segment_mb: int) -> Iterator[str]:
 
 
 def elsewhere(places: Places) -> Iterator[str]:
-    """Directories that are not where the package makes them."""
-    for key, path, usual in (
-        ("daemon.state_dir", places.state_dir, STATE),
-        ("daemon.spool_dir", places.spool_dir, _SPOOL),
-    ):
-        if path != usual:
+    """Directories of the configuration that a purge does not remove."""
+    for key, path in (("daemon.state_dir", places.state_dir), ("daemon.spool_dir", places.spool_dir)):
+        if path not in _PURGED and not any(path.resolve().is_relative_to(purged) for purged in _PURGED):
             yield f"{path} ({key})"
 
 
@@ -54,10 +52,10 @@ def main() -> None:
     places = find(None, None)
     for line in elsewhere(places):
         print(line)
-    for state_dir in dict.fromkeys((STATE, places.state_dir)):
+    for state_dir in dict.fromkeys((*map(Path, sys.argv[1:]), places.state_dir)):
         for line in left(state_dir, places.segment_mb):
             print(line if state_dir == STATE else f"{line}, in {state_dir}")
-    print(f"looked at {STATE}")
+        print(f"looked at {state_dir}")
 
 
 if __name__ == "__main__":

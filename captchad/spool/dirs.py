@@ -32,8 +32,8 @@ class SpoolDirs:
     def make(self) -> None:
         """Create what is missing and check what is there. Modes and owners of existing directories stay as they are.
 
-        Raises NeedsOperator when one is no real directory, UnsafeFilesystem when they lie on several file systems,
-        SpoolDown when the file system takes no write.
+        Raises NeedsOperator when one is no real directory or may not get its mode, UnsafeFilesystem when they lie on
+        several file systems, SpoolDown when the file system takes no write.
         """
         try:
             self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class SpoolDirs:
 
 
 def _make(path: Path, mode: int) -> int:
-    """Make or check one directory; its device number."""
+    """Make or check one directory; its device number. What cannot be made whole is not left there half made."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
@@ -66,5 +66,12 @@ def _make(path: Path, mode: int) -> int:
     try:
         os.fchmod(fd, mode)
         return os.fstat(fd).st_dev
+    except OSError as exc:
+        path.rmdir()
+        if not isinstance(exc, PermissionError):
+            raise
+        # RestrictSUIDSGID= of the unit, for one.
+        hint = f'make it before, with mode {mode:o}: operations.md, "A spool elsewhere"'
+        raise NeedsOperator(f"{path}: captchad may not give a directory its mode here", hint=hint) from exc
     finally:
         os.close(fd)

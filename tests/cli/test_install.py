@@ -211,6 +211,18 @@ def test_beside_the_debian_package_it_refuses(monkeypatch, tmp_path):
 
 
 @pytest.mark.debian("systemd")
+def test_a_configuration_that_a_purge_deletes_is_named(monkeypatch, tmp_path, capsys):
+    listed = tmp_path / "captchad.list"  # of a package that was removed and not purged
+    listed.write_text("/etc\n/etc/captchad\n/etc/captchad/captchad.toml\n")
+    monkeypatch.setattr(module, "_PACKAGE", listed)
+    monkeypatch.setattr(module, "obstacles", lambda needed, user, hidden: [])
+    monkeypatch.setattr(module, "attempt", lambda user: "")
+
+    module.install(Namespace(user=False, prefix=tmp_path, dry_run=True, json=False))
+
+    assert "warn    /etc/captchad/captchad.toml (dpkg --purge captchad deletes it" in capsys.readouterr().out
+
+
 def test_systemd_reads_any_path_of_a_program(tmp_path):
     program = tmp_path / "a b" / "50%n $HOME; #é" / "captchad"
     program.parent.mkdir(parents=True)

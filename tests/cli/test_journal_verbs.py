@@ -21,7 +21,8 @@ import pytest
 
 from captchad.cli import captchactl, times
 from captchad.cli.exits import Exit
-from captchad.cli.left import left
+from captchad.cli.left import elsewhere, left
+from captchad.cli.places import Places
 from captchad.config import load  # noqa: F401 - who gives up the right to read the package cannot import it
 from captchad.journal.osio import Os
 from captchad.journal.records import Place, draft, encode
@@ -1284,6 +1285,18 @@ def test_what_would_be_lost_with_the_journal_is_named(state):
     assert "1 dead-letter tasks, which a redrive runs again" in found
     assert "2 results that were not handed out" in found  # the dead one's, too
     assert any("of workers" in line for line in found)
+
+
+def test_only_what_a_purge_does_not_remove_is_elsewhere(tmp_path):
+    def named(state_dir: str, spool_dir: str) -> list[str]:
+        places = Places(Path("/s"), Path(state_dir), Path(spool_dir), 64, allow_weak_fs=False, allowed_hosts=None)
+        return list(elsewhere(places))
+
+    assert named("/var/lib/captchad", "/var/spool/captchad") == []
+    assert named("/var/spool/captchad/../captchad/state", "/var/lib/captchad/spool") == []
+    assert named("/srv/state", "/var/lib/captchads") == [
+        "/srv/state (daemon.state_dir)", "/var/lib/captchads (daemon.spool_dir)"
+    ]  # fmt: skip
 
 
 def test_a_damaged_journal_is_not_taken_for_an_empty_one(state):

@@ -130,6 +130,7 @@ NODES
 }
 
 private_settings() {
+    rm -f usr/sbin/policy-rc.d # a container's, by which no package starts anything
     mount -t tmpfs -o mode=755 tmpfs etc/systemd/system # nothing that is enabled on the machine
     mkdir -p etc/tmpfiles.d
     ln -sf /dev/null etc/tmpfiles.d/tmp.conf # or the boot would empty /tmp

@@ -40,6 +40,7 @@ UNIT_FILES = Path("/etc/systemd/system")
 ALERTED = "captchad-alert@captchad.service"
 DRAIN = "captchad-dlq-drain"
 UNITS = ("captchad.service", f"{DRAIN}.service", f"{DRAIN}.timer", "captchad-alert@captchad.service")
+#: Nothing is solved, however long a loaded machine takes for the steps meanwhile.
 HOPELESS = "[solve]\nseconds = 0.1\n[outcomes]\nERROR_CAPTCHA_UNSOLVABLE = 1.0\n"
 #: What a machine writes by itself, whatever is installed.
 _THE_MACHINES = re.compile(
@@ -60,6 +61,7 @@ def a_package_from_first_to_last(directory: Path) -> None:
         the_drain_runs_dead_letters_again(sandbox)
         ids = removed_with_a_captcha_in_flight(sandbox)
         a_purge_keeps_what_is_paid_for()
+        sandbox.set_scenario(QUICK)
         install()
         nothing_of_it_was_lost(sandbox, ids)
         for path in (SPOOL / "results").iterdir():
@@ -175,6 +177,29 @@ def said(task: str) -> str | None:
     return found and found["status"]
 
 
+def a_chroot_has_its_own_package() -> None:
+    before, root = main_pid("captchad"), "/mnt/root"
+    run("mount", "-t", "tmpfs", "tmpfs", "/mnt")
+    for name in ("changes", "work", "root"):
+        Path("/mnt", name).mkdir()
+    run("mount", "-t", "overlay", "-o", "lowerdir=/,upperdir=/mnt/changes,workdir=/mnt/work", "overlay", root)
+    shutil.copy(DEB, f"{root}/captchad.deb")
+    run("mount", "--bind", "/dev", f"{root}/dev")
+    run("mount", "-t", "tmpfs", "tmpfs", f"{root}/run")
+    said = run("chroot", root, "dpkg", "--install", "/captchad.deb").stderr
+    assert "captchad: if this is a chroot, its boot makes the directories" in said, said
+    step("a package is installed where systemd-tmpfiles has no /proc")
+
+    run("mount", "--bind", "/run", f"{root}/run")
+    run("mount", "--bind", "/proc", f"{root}/proc")
+    assert run("chroot", root, "sh", "/var/lib/dpkg/info/captchad.preinst", "upgrade").stdout == ""
+    run("chroot", root, "dpkg", "--purge", "captchad")
+    assert not Path(root, "etc/captchad").exists()
+    assert (main_pid("captchad"), status()["source"]) == (before, "live")
+    run("umount", "--recursive", "/mnt")
+    step("a purge in a chroot with the machine's /run leaves the machine's captchad alone")
+
+
 def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
     run("systemctl", "enable", "captchad")
     sandbox.set_scenario(HOLDS)
@@ -184,9 +209,16 @@ def removed_with_a_captcha_in_flight(sandbox: Sandbox) -> list[str]:
     # The daemon runs on with what it has, whatever the file names.
     (CONFIG / "conf.d" / "20-elsewhere.toml").write_text('[daemon]\nstate_dir = "/srv/captchad"\n')
     assert run("systemctl", "reload", "captchad", ok=False).returncode != 0
+    somebodys = UNIT_FILES / "captchad-exporter.service"
+    somebodys.write_text("[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n")
+    run("systemctl", "enable", somebodys.name)
+    run("systemctl", "add-wants", "multi-user.target", "captchad-alert@other.service")
     run("dpkg", "--remove", "captchad")
+    assert run("systemctl", "is-enabled", somebodys.name, ok=False).stdout.strip() == "enabled"
+    run("systemctl", "disable", somebodys.name)
+    somebodys.unlink()
     assert show("captchad", "ActiveState") == "inactive"
-    assert not os.path.lexists("/etc/systemd/system/multi-user.target.wants/captchad.service")
+    assert not list(UNIT_FILES.glob("multi-user.target.wants/captchad*"))
     assert not Path("/usr/bin/captchad").exists()
     assert (CONFIG / "captchad.toml").exists()
     assert (CONFIG / "credentials" / "captchaai.key").exists()
@@ -203,6 +235,15 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def removed_for_nothing() -> None:
     before = main_pid("captchad")
     script("prerm", "remove")
+    state = STATE / "main"  # where a daemon has run that was configured so
+    state.mkdir()
+    (STATE / "journal").rename(state / "journal")
+    script("prerm", "remove")
+    noted = Path("/var/lib/misc/captchad.left").read_text()
+    assert f"1 unfinished tasks, in {state}\n" in noted, noted
+    assert f"looked at {state}\n" in noted, noted
+    (state / "journal").rename(STATE / "journal")
+    state.rmdir()
     script("postinst", "abort-remove")
     assert main_pid("captchad") != before
     assert run("systemctl", "is-enabled", "captchad").stdout.strip() == "enabled"
@@ -214,7 +255,10 @@ def another_captchad_is_left_alone() -> None:
     program = Path("/opt/a b%n/captchad")
     program.parent.mkdir(parents=True)
     shutil.copy("/bin/sleep", program)
-    unit.write_text('[Service]\nExecStart="/opt/a b%%n/captchad" 1000\n[Install]\nWantedBy=multi-user.target\n')
+    unit.write_text(
+        '[Service]\nExecStart=/usr/bin/nice -n 5 \\\n "/opt/a b%%n/captchad" 1000\n'
+        "[Install]\nWantedBy=multi-user.target\n"
+    )
     run("systemctl", "daemon-reload")
     run("systemctl", "enable", "--now", "captchad")
     before = main_pid("captchad")
@@ -222,25 +266,36 @@ def another_captchad_is_left_alone() -> None:
     assert f"captchad.service runs {program}, not this package" in script("postinst", "configure").stderr
     script("prerm", "remove")
     script("postrm", "remove")
-    assert "kept everything" in script("postrm", "purge").stdout
+    config, saved = CONFIG / "captchad.toml", CONFIG / "saved.toml"
+    config.rename(saved)  # as dpkg would before it calls this
+    said = script("postrm", "purge").stdout
+    assert f"kept all that {program} may use" in said, said
+    assert f"dpkg deletes {config}" in said, said
+    saved.rename(config)
     assert (CONFIG / "credentials").exists()
     assert main_pid("captchad") == before
     assert run("systemctl", "is-enabled", "captchad").stdout.strip() == "enabled"
     run("systemctl", "disable", "--now", "captchad")
-    unit.unlink()
-    shutil.rmtree(program.parent)
-    run("systemctl", "daemon-reload")
     step("another captchad is not stopped, not disabled, and keeps everything")
+    shutil.rmtree(program.parent)
+    assert f"rm {unit}: it runs {program}, which is not there" in script("postinst", "configure", "9.8.7").stderr
+    unit.write_text('[Service]\nExecStart="/opt/a b%%n/captchad" run\n')  # as captchactl install wrote it
+    said = run("captchactl", "install").stdout
+    assert f"warn    {unit} (remove it: {program} is not there" in said, said
+    unit.unlink()
+    run("systemctl", "daemon-reload")
+    step("a unit that such a one has left behind is named")
 
 
 def a_purge_keeps_what_is_paid_for() -> None:
     run("systemctl", "mask", "captchad")  # no other captchad
     noted = Path("/var/lib/misc/captchad.left")
     lines = noted.read_text()
-    assert lines.endswith("\nlooked at /var/lib/captchad\n")
+    assert "\nlooked at /var/lib/captchad\n" in lines
     noted.write_text("")  # as when it could not look
-    assert "the journal, into which nobody could look" in script("postrm", "purge").stdout
+    assert f"the journal in {STATE}, into which nobody could look" in script("postrm", "purge").stdout
     assert (STATE / "journal").is_dir()
+    a_purge_looks_at_all_that_it_removes(noted)
     noted.write_text(lines)
 
     Path("/etc/systemd/system/captchad.service.d").mkdir()
@@ -254,6 +309,29 @@ def a_purge_keeps_what_is_paid_for() -> None:
     assert not CONFIG.exists()
     assert not Path("/etc/systemd/system/captchad.service.d").exists()
     step(f"purged:\n{said}")
+
+
+def a_purge_looks_at_all_that_it_removes(noted: Path) -> None:
+    # As a daemon leaves them whose configuration has named directories there.
+    spool, state = STATE / "spool", STATE / "main"
+    noted.write_text(f"looked at {STATE}\n")
+    state.mkdir()
+    (STATE / "journal").rename(state / "journal")
+    saved = SPOOL.rename(SPOOL.with_name("captchad.saved"))
+    said = script("postrm", "purge").stdout
+    assert f"the journal in {state}, into which nobody could look" in said, said
+    assert (state / "journal").is_dir()
+
+    (state / "journal").rename(saved / "journal")
+    shutil.copytree(saved / "results", spool / "results")
+    said = script("postrm", "purge").stdout
+    assert "6 results in results/" in said, said
+    assert len(list((spool / "results").iterdir())) == 6
+    (saved / "journal").rename(STATE / "journal")
+    saved.rename(SPOOL)
+    shutil.rmtree(spool)
+    state.rmdir()
+    step("a purge looks at journals and spools anywhere in what it removes")
 
 
 def nothing_of_it_was_lost(sandbox: Sandbox, ids: list[str]) -> None:
@@ -288,7 +366,7 @@ def an_upgrade_under_load(directory: Path) -> None:
         run("systemctl", "start", "captchad")
         with dropping() as ids:
             for name, line in (("preinst", "set -e"), ("postinst", "systemd-sysusers captchad.conf")):
-                _, bad = repack(directory, "9.8.6", failing=(name, line))
+                _, bad = repack(directory, "9.8.6", (f"DEBIAN/{name}", line, "exit 1"))
                 ids += drop(f"batch-{name}", 60)
                 eventually(lambda: status()["queue"]["in_flight"] >= 50, 60)
                 before = main_pid("captchad")
@@ -316,6 +394,99 @@ def an_upgrade_under_load(directory: Path) -> None:
         assert run("systemctl", "is-enabled", "captchad", ok=False).stdout.strip() == "disabled"
         run("systemctl", "stop", "captchad")
     purged_on_a_mount_point()
+
+
+@scenario
+def upgrades_and_removals_with_obstacles(directory: Path) -> None:
+    install()
+    _, new = repack(directory, "9.8.7")
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox, workers=1)
+        run("systemctl", "start", "captchad")
+        an_upgrade_that_nobody_answers(directory, new)
+        an_upgrade_with_a_bad_drop_in()
+        what_ran_runs_again()
+        a_chroot_has_its_own_package()
+        script("postrm", "remove")  # of a package that was unpacked only dpkg runs no prerm
+        assert show("captchad", "ActiveState") == "inactive"
+        step("a package that is removed without having been configured stops its daemon")
+
+
+def an_upgrade_that_nobody_answers(directory: Path, new: Path) -> None:
+    _, asking = repack(directory, "9.8.7a", ("etc/captchad/captchad.toml", "#", "# New:"))
+    done = run("dpkg", "--install", str(asking), ok=False)
+    assert done.returncode != 0
+    assert "end of file on stdin at conffile prompt" in done.stderr, done.stderr
+    assert show("captchad", "ActiveState") == "inactive"
+    assert "captchad: stopped until the package is configured: dpkg --configure captchad\n" in done.stdout, done.stdout
+    run("dpkg", "--install", str(new))
+    assert show("captchad", "ActiveState") == "active"
+    step("an upgrade that ends at a question leaves it stopped, and says so; the next one starts it")
+
+
+def an_upgrade_with_a_bad_drop_in() -> None:
+    """Of a unit that does not run: systemd does not even stop it then."""
+    with bad_timer():
+        script("prerm", "failed-upgrade", "9.8.6")
+        assert show("captchad", "ActiveState") == "inactive"
+        script("preinst", "upgrade", "9.8.6")
+        script("postinst", "configure", "9.8.6")
+        assert show("captchad", "ActiveState") == "active"
+    step("a bad drop-in of a unit that does not run stands in no upgrade's way")
+
+
+def what_ran_runs_again() -> None:
+    edited = UNIT_FILES / "captchad.service"
+    shipped = Path("/lib/systemd/system/captchad.service").read_text()
+    edited.write_text(shipped.replace("ExecStart=", "ExecStart=/usr/bin/nice -n 5 "))
+    kinds = ("Requires", "BindsTo", "PartOf")
+    for kind in kinds:
+        (UNIT_FILES / f"pipeline-{kind}.service").write_text(
+            f"[Unit]\n{kind}=captchad.service\nAfter=captchad.service\n[Service]\nExecStart=/bin/sleep 1000\n"
+        )
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", *(f"pipeline-{kind}" for kind in kinds))
+    run("systemctl", "stop", "pipeline-BindsTo")
+    script("prerm", "upgrade", "9.8.8")
+    assert show("captchad", "ActiveState") == "inactive"
+    assert show("pipeline-PartOf", "ActiveState") == "inactive"
+    script("postinst", "configure", "9.8.7")
+    assert show("captchad", "ActiveState") == "active"
+    step("a unit that was edited and runs the package's captchad behind a wrapper is the package's")
+    states = {kind: show(f"pipeline-{kind}", "ActiveState") for kind in kinds}
+    assert states == {"Requires": "active", "BindsTo": "inactive", "PartOf": "active"}
+    run("systemctl", "stop", "pipeline-*")
+    for unit in (edited, *UNIT_FILES.glob("pipeline-*")):
+        unit.unlink()
+    run("systemctl", "daemon-reload")
+    step("units that the stop took along run again, too")
+
+    policy = Path("/usr/sbin/policy-rc.d")
+    policy.write_text('#!/bin/sh\ncat\n[ "$*" != "captchad.service start" ] || exit 101\n')
+    policy.chmod(0o755)
+    script("prerm", "upgrade", "9.8.8")
+    assert (
+        "captchad.service stays stopped, for /usr/sbin/policy-rc.d" in script("postinst", "configure", "9.8.7").stderr
+    )
+    policy.unlink()
+    assert show("captchad", "ActiveState") == "inactive"
+    script("postinst", "configure", "9.8.7")
+    assert show("captchad", "ActiveState") == "inactive"
+    run("systemctl", "start", "captchad")
+    step("what policy-rc.d forbids is not started")
+
+
+@contextmanager
+def bad_timer() -> Iterator[None]:
+    """A drop-in with which systemd does not load the timer."""
+    bad = UNIT_FILES / f"{DRAIN}.timer.d" / "bad.conf"
+    bad.parent.mkdir()
+    bad.write_text("[Timer]\nOnCalendar=\n")
+    run("systemctl", "daemon-reload")
+    assert show(f"{DRAIN}.timer", "LoadState") == "bad-setting"
+    yield
+    shutil.rmtree(bad.parent)
+    run("systemctl", "daemon-reload")
 
 
 def upgrades_that_were_cut_short(directory: Path, new: Path) -> None:
@@ -371,21 +542,19 @@ def purged_on_a_mount_point() -> None:
     step("a mount point is emptied, and the package is gone")
 
 
-def repack(directory: Path, version: str, failing: tuple[str, str] | None = None) -> tuple[str, Path]:
-    """The old version, and this package under another one; `failing` names a script of it and a line that fails."""
-    tree = directory / f"tree-{version}-{failing and failing[0]}"
+def repack(directory: Path, version: str, change: tuple[str, str, str] | None = None) -> tuple[str, Path]:
+    """The old version, and this package under another one; `change` names a file, a text in it, and what it becomes."""
+    tree = directory / f"tree-{version}-{change and Path(change[0]).name}"
     run("dpkg-deb", "--raw-extract", str(DEB), str(tree))
     control, module = tree / "DEBIAN" / "control", tree / "usr/lib/python3/dist-packages/captchad/__init__.py"
-    old = re.findall(r"(?m)^Version: (.*)$", control.read_text())[0]
-    control.write_text(control.read_text().replace(f"Version: {old}", f"Version: {version}"))
+    (old,) = re.findall('__version__ = "(.+)"', module.read_text())
+    control.write_text(re.sub(r"(?m)^Version: .*$", f"Version: {version}", control.read_text()))
     module.write_text(module.read_text().replace(f'"{old}"', f'"{version}"'))
-    if failing is not None:
-        name, line = failing
-        path = tree / "DEBIAN" / name
-        text = path.read_text() if path.exists() else f"#!/bin/sh\n{line}\n"
-        assert line in text
-        path.write_text(text.replace(line, "exit 1"))
-        path.chmod(0o755)
+    if change is not None:
+        name, before, after = change
+        text = (tree / name).read_text()
+        assert before in text
+        (tree / name).write_text(text.replace(before, after))
     package = directory / f"{tree.name}.deb"
     run("dpkg-deb", "-Znone", "--root-owner-group", "--build", str(tree), str(package))
     return old, package
@@ -441,7 +610,8 @@ def from_a_virtual_environment(directory: Path) -> None:
         # An update that nobody has installed.
         (unit,) = VENV.glob("lib/python3*/site-packages/captchad/files/systemd/captchad.service")
         unit.write_text(f"{unit.read_text()}# new\n")
-        run(program, "uninstall")
+        with bad_timer():
+            run(program, "uninstall")
         assert show("captchad", "ActiveState") == "inactive"
         assert show("captchad", "LoadState") == "not-found"
         assert Path("/usr/local/bin/captchad").is_symlink()

@@ -1,6 +1,8 @@
 """The service: start, work, watchdog, reload, and what it says when it cannot start."""
 
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -76,6 +78,36 @@ def files_are_right(directory: Path) -> None:
     assert run("stat", "--format=%a %U", "/etc/captchad/credentials").stdout.strip() == "700 root"
     assert "captchad-submit" in run("id", "--name", "--groups", "captchad").stdout.split()
     step("the directories have their owners and modes")
+
+
+@scenario
+def a_spool_elsewhere(directory: Path) -> None:
+    install()
+    spool = Path("/srv/captchad")
+    (recipe,) = re.findall(r"(?s)\*\*A spool elsewhere\*\*.*?```\n(.*?)```", (ROOT / "docs/operations.md").read_text())
+    with Sandbox(scenario=QUICK) as sandbox:
+        configure(sandbox, workers=2, spool_dir=str(spool))
+        spool.mkdir()
+        shutil.chown(spool, "captchad", "captchad-submit")
+        drop_in(f"ReadWritePaths={spool}\n")
+        assert run("systemctl", "start", "captchad", ok=False).returncode != 0
+        assert (show("captchad", "ExecMainStatus"), show("captchad", "NRestarts")) == ("78", "0"), journal()
+        assert f"{spool}/incoming: captchad may not give a directory its mode here" in journal()
+        assert list(spool.iterdir()) == []
+        step("a directory that the sandbox lets nobody make is not left half made, and the log says what to do")
+
+        (UNITS / "captchad.service.d" / "test.conf").unlink()
+        run("sh", "-ec", recipe)
+        run("systemctl", "start", "captchad")
+        task = Path("/srv/task.json")  # nobody may read it there
+        task.write_text(
+            '{"id": "a", "sitekey": "6Lc_aCMTAAAAABx7u2W0WPXnVbI_v6ZdbM6rYf16", "pageurl": "https://example.com/"}'
+        )
+        run("setpriv", "--reuid=nobody", "--regid=captchad-submit", "--clear-groups", "captchactl", "submit", str(task))
+        assert run("captchactl", "wait", "a", "--timeout", "60").stdout.startswith("a\tsolved\t")
+        assert (spool / "results" / "a.json").stat().st_mode & 0o777 == 0o640
+        step("with what the manual says it works, for a submitter, too")
+        run("systemctl", "stop", "captchad")
 
 
 @scenario
