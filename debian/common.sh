@@ -21,12 +21,28 @@ foreign_unit() {
     [ -e "$program" ] && ! [ "$program" -ef /usr/bin/captchad ]
 }
 
-# The captchad in the command of the machine's own unit, also behind a wrapper like nice; nothing where none is named.
+# The captchad in the command of the machine's own unit, also behind a wrapper like nice: a path of that name, best of a
+# program that is there. A name alone may be a user's, and a directory is none. Without one: the command's first word.
 named_program() {
     [ -f $machines_unit ] || return 0
     sed -nE ':a; /\\$/ { N; s/\\\n/ /; ba }; s/^\s*ExecStart\s*=\s*[-@:+!|]*//p' $machines_unit | tail -n 1 |
-        grep -oE '"[^"]*"|\S+' | sed -E 's/^"(.*)"$/\1/; s/%%/%/g' | grep -m 1 -E '(^|/)captchad$' |
-        while read -r word; do command -v "$word" || echo "$word" | grep ^/ || :; done
+        grep -oE '"[^"]*"|\S+' | sed -E 's/^"(.*)"$/\1/; s/%%/%/g' | {
+        first='' gone=''
+        while read -r word; do
+            first=${first:-$word}
+            case $word in
+            /*/captchad)
+                if [ -f "$word" ] && [ -x "$word" ]; then
+                    echo "$word"
+                    exit
+                fi
+                [ -e "$word" ] || gone=${gone:-$word}
+                ;;
+            esac
+        done
+        found=${gone:-$first}
+        command -v "$found" || echo "$found" | grep ^/ || :
+    }
 }
 
 # Modules are imported, and processes are made, long after the start: old code must not meet new files. So all is stopped

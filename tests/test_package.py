@@ -235,3 +235,31 @@ def test_the_configuration_that_is_installed_lacks_the_hosts_alone(tmp_path):
     assert load(path).config.policy.allowed_hosts == tuple(
         tomllib.loads(drop_in.read_text())["policy"]["allowed_hosts"]
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "foreign"),
+    [
+        ("{bin}/captchad run", "{bin}/captchad", True),
+        ("-/usr/bin/nice -n 5 \\\n  {bin}/captchad run", "{bin}/captchad", True),
+        ("/usr/bin/setpriv --reuid captchad --regid captchad {bin}/captchad run", "{bin}/captchad", True),
+        ("/usr/bin/env -C {bin}/state/captchad {bin}/captchad run", "{bin}/captchad", True),
+        ("{bin}/captchad-wrapper run", "{bin}/captchad-wrapper", True),
+        ("{bin}/captchad-wrapper -m captchad.cli.captchad run", "{bin}/captchad-wrapper", True),
+        ("/usr/bin/nice {bin}/gone/captchad run", "{bin}/gone/captchad", False),
+        ("/gone/captchad run", "/gone/captchad", False),
+    ],
+)
+def test_whose_captchad_the_machines_own_unit_runs(tmp_path, command, program, foreign):
+    for name in ("captchad", "captchad-wrapper"):
+        (tmp_path / name).touch(0o755)
+    (tmp_path / "state" / "captchad").mkdir(parents=True)
+    unit = tmp_path / "captchad.service"
+    unit.write_text(f"[Service]\nExecStart={command.format(bin=tmp_path)}\n")
+    script = (
+        f'set -e; . ./common.sh; machines_unit={unit}; foreign_unit && echo "foreign $program" || echo "ours $program"'
+    )
+
+    done = subprocess.run(["dash", "-c", script], cwd=ROOT / "debian", capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"{'foreign' if foreign else 'ours'} {program.format(bin=tmp_path)}\n"

@@ -21,7 +21,7 @@ class Exit(IntEnum):
     HEALTH_CRITICAL = 2
     HEALTH_UNKNOWN = 3
 
-    TIMED_OUT = 124  # time is up: `wait`, not all tasks have ended; `workers restart --wait`, not all are replaced
+    TIMED_OUT = 124  # time is up: `wait`, `reload --wait`, `workers restart --wait`
     INTERRUPTED = 130  # Ctrl-C
 
     EX_USAGE = 64  # captchad: the command line is wrong

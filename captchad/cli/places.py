@@ -80,9 +80,9 @@ def start_hint(options: Namespace) -> str:
         return f"captchad run --config {options.config} starts it"
     if options.socket is not None:
         return ""
-    if not DEFAULT_CONFIG.exists():
+    if not os.path.exists(DEFAULT_CONFIG):  # not Path.exists: that raises where a directory is closed
         return "one that does not run as a service has a configuration of its own: --config FILE"
-    if not SETUP_FILE.exists():
+    if not os.path.exists(SETUP_FILE):
         return "captchactl setup starts it for the first time, later systemctl start captchad does"
     return "systemctl start captchad starts it"
 

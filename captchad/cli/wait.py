@@ -6,17 +6,18 @@ Results come from files alone. Only when there is none for a moment somebody is 
 __all__ = ["wait"]
 
 import json
+import math
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from captchad.cli.exits import Exit
 from captchad.cli.places import Places, find
 from captchad.cli.render import clean
-from captchad.client import Client
+from captchad.client import Client, Rejected
 from captchad.control.client import Refused, call
 from captchad.control.wire import NO_SUCH_TASK
 from captchad.model.errors import CaptchadError, NotRunning
@@ -59,15 +60,26 @@ def wait(options: Namespace) -> int:
 def _results(
     client: Client, pending: dict[str, None], timeout: float | None, on_quiet: Callable[[], None]
 ) -> Iterator[dict[str, Any]]:
-    """The results of what is pending, which the caller takes off; `on_quiet` is called once when some do not come."""
-    if timeout is not None and timeout <= _QUIET_S:
-        yield from client.as_completed(list(pending), timeout)
-        return
-    with suppress(TimeoutError):
-        yield from client.as_completed(list(pending), _QUIET_S)
-        return
-    on_quiet()
-    yield from client.as_completed(list(pending), None if timeout is None else timeout - _QUIET_S)
+    """The results of what is pending, which the caller takes off; `on_quiet` is called once when none comes.
+
+    Raises TimeoutError.
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    asked = False
+    while True:
+        came, left_s = False, max(0.0, deadline - time.monotonic())
+        try:
+            for result in client.as_completed(list(pending), left_s if asked else min(left_s, _QUIET_S)):
+                came = True
+                yield result
+        except TimeoutError:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            return
+        if not came and not asked:
+            on_quiet()
+            asked = True
 
 
 # --- what stands in the way
@@ -111,14 +123,23 @@ def _known(places: Places, client: Client, pending: list[str]) -> tuple[dict[str
     the daemon."""
     ids = [task_id for task_id in pending if not client.waits(task_id)][:_MAX_ASKED]
     try:
-        return _by_daemon(places.socket, ids), ""
+        known, why = _by_daemon(places.socket, ids), ""
     except NotRunning as error:
-        return _by_journal(places.state_dir, ids), str(error)
+        known, why = _by_journal(places.state_dir, ids), str(error)
     except PermissionError:
         # So it is with all who may only submit: a script of theirs is not told each time.
         return {}, _MAY_NOT_ASK if ids and sys.stderr.isatty() else ""
     except (CaptchadError, OSError):  # somebody is there, and does not tell
         return {}, ""
+    # What has ended while it was asked about is no doubt.
+    return {task_id: state for task_id, state in known.items() if not _has_come(client, task_id)}, why
+
+
+def _has_come(client: Client, task_id: str) -> bool:
+    try:
+        return client.result(task_id) is not None
+    except Rejected:
+        return True
 
 
 def _by_daemon(socket: Path, ids: Iterable[str]) -> dict[str, str]:

@@ -514,7 +514,8 @@ class Configuration:
     def _target(self, number: int | None) -> tuple[_Running, str]:
         """What an operator goes back to, with the present keys, and its name. Raises FixInput.
 
-        A key is gone back to by `captchactl setup`, or in its file, where everybody sees it.
+        A key is gone back to by `captchactl setup`, or in its file, where everybody sees it; and one that was written
+        there meanwhile is taken by a reload, on probation.
         """
         if number is None and self._probation is not None and self._earlier:
             before = self._earlier[-1][0]
@@ -531,6 +532,7 @@ class Configuration:
         except ConfigError:
             hint = "put its providers' keys back where it looks for them"
             raise FixInput(f"the keys of {name} cannot be read", hint=hint) from None
+        keys |= {each: key for each, key in self.keys.items() if each in keys}
         return _Running(config, keys, digest_of(config, keys), "last_known_good", generation.number, {}), name
 
     def _refuse_unproven(self, generation: Generation) -> None:

@@ -414,11 +414,13 @@ class Dispatcher:
         timing = self._poll_plans.timing(task.method, settings, age_s, late_life_s=late_life_s, polled=polled)
         if at_once:
             timing |= {"first_in_s": 0.0, "gaps_s": [timing["first_in_s"], *timing["gaps_s"]]}
+        # Not all at the same moment, when a suspension ends or a reload leaves nothing of the plan: that is a flood.
+        spread_s = settings.poll_s * (captcha.n % SPREAD) / SPREAD
         suspended_s = self.providers.suspended_s(captcha.provider)
         if suspended_s > 0.0:
-            # Not all at the very end of it: that would be the next flood.
-            spread_s = settings.poll_s * (captcha.n % SPREAD) / SPREAD
             timing["first_in_s"] = max(timing["first_in_s"], suspended_s + spread_s)
+        elif polled is not None and not timing["first_in_s"]:
+            timing["first_in_s"] = spread_s
         return {
             "m": "poll",
             "n": captcha.n,
@@ -650,11 +652,11 @@ class Dispatcher:
             case "solved":
                 if load is not None:  # one from a side file was answered nobody knows when
                     self._learn(n, message.get("waited_s"))
-                self.providers.ended(provider, "solved")
+                self.providers.ended(provider, "solved", key_id)
                 answer = {key: message.get(key) for key in ("token", "answer", "extra")}
                 self.queue.solved(n, answer, self.providers.price(provider, message.get("extra")))
             case "failed":
-                self.providers.ended(provider, "failed")
+                self.providers.ended(provider, "failed", key_id)
                 self.providers.note(provider, "poll", message["code"])
                 self.queue.failed(n, message["code"], Category(message["category"]), message.get("text", ""))
             case unknown:

@@ -16,6 +16,7 @@ from captchad.model.codes import lookup
 from captchad.model.key import Key
 from captchad.model.logevents import fields
 from captchad.model.states import Category
+from captchad.policy.account import is_not_offered
 
 #: What nobody could answer is asked again after `pause_s`, but not more often than this, in seconds.
 AGAIN_LEAST_S = 1.0
@@ -47,8 +48,8 @@ class Doubts:
             self._providers.note(lane.name, "balance", "ok")
         else:
             self._note_fault(lane.name, good, told)
-        if lane.doubt is not doubt:
-            return  # there is another key, or it was taken
+        if lane.doubt is not doubt or lane.leaving:
+            return  # there is another key, or it was taken, or nobody wants it any more
         if _takes_key(told):
             self._providers.blame_key(lane)
         elif isinstance(told, Fault) and told.code in KEY_REFUSED:
@@ -70,4 +71,4 @@ def _takes_key(told: Told | Fault) -> bool:
     if isinstance(told, Told):
         return True
     about_key = lookup(told.code).suspends or told.code in KEY_REFUSED
-    return not about_key and (told.category in (Category.TASK, Category.BUDGET) or told.code == "ERROR_EMPTY_ACTION")
+    return not about_key and (told.category is Category.BUDGET or is_not_offered(told.code, told.category))

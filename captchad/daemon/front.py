@@ -92,6 +92,8 @@ class Front:
             self._open()
         elif self._channel is not None and self._child is None and now >= self._ordered_at + FORK_S:
             self._template_hangs()  # what it owes has failed then
+        elif self._child is not None and now >= self._ordered_at + MONITOR_RESTART_S:
+            self._is_back()
 
     def close(self) -> None:
         """The monitor goes, and the port is free."""
@@ -157,13 +159,13 @@ class Front:
             return
         if channel is self._channel:
             self._child = child
-            self._is_back()
         else:
             send_signal(child, signal.SIGKILL)  # nobody wants it any more
         self._children.add(child.pid)
         self._loop.watch(child.pidfd, readable=lambda: self._died(child))
 
     def _is_back(self) -> None:
+        """Not as soon as it is forked: one that dies at once would come and go, and be said to, for ever."""
         if self.problem:
             self._log.info(f"monitor: it is back, after: {self.problem}", extra=fields(Event.MONITOR_BACK))
             self.problem = ""

@@ -375,7 +375,9 @@ class Providers:
         about_account = category in (Category.PERMANENT, Category.BUDGET) and not known.suspends
         if about_account and not self.is_present_key(provider, key_id):
             return
-        if lane.is_elsewhere(key_id) and not known.suspends:
+        if lane.is_elsewhere(key_id):
+            if known.suspends:  # calls there prolong it: no polls meanwhile
+                lane.suspended_until = self._clock.monotonic() + (known.pause_s or lane.settings.pause_s)
             return
         if code == NO_SLOT:
             self.saturated(provider, known.pause_s or SATURATED_WAIT_S)
@@ -465,8 +467,8 @@ class Providers:
         if lane is not None and not lane.is_elsewhere(key_id):
             lane.breaker = breakers.on_poll(lane.breaker)
 
-    def ended(self, provider: str, outcome: str) -> None:
-        """A captcha there has ended: solved, or not."""
+    def ended(self, provider: str, outcome: str, key_id: str = "") -> None:
+        """A captcha there, of this key, has ended: solved, or not."""
         self.recent_ends.append((self._clock.monotonic(), outcome == "solved"))
         lane = self.lanes.get(provider)
         if lane is None:
@@ -477,7 +479,7 @@ class Providers:
         else:
             lane.failed += 1
         self.note(provider, "poll", outcome)
-        self.poll_answered(provider)
+        self.poll_answered(provider, key_id)
 
     def price(self, provider: str, extra: Mapping[str, object] | None) -> int | None:
         """What an answer costs, in millionths: as came with it, else as configured. None: not known."""

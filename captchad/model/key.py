@@ -15,13 +15,16 @@ class Key:
     else: asked for at another one it would look lost, and be paid for again.
     """
 
-    url: str
+    url: str  # no slash at its end makes another one of it
     secret: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", self.url.rstrip("/"))
 
     @property
     def id(self) -> str:
         """Names the key in records and messages, and tells nothing of it."""
-        return _name_of(self.url.rstrip("/"), self.secret)
+        return _name_of(self.url, self.secret)
 
 
 @lru_cache(maxsize=256)

@@ -8,11 +8,12 @@ import sys
 from argparse import Namespace
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 # All that is used: who gives up the right to read the package cannot import it any more.
-from captchad.cli import bounds, captchactl, config, install, places, tasks  # noqa: F401 - see above
+from captchad.cli import bounds, captchactl, config, install, places, tasks, wait  # noqa: F401 - see above
 from captchad.cli import live as live_verbs  # noqa: F401 - see above
 from captchad.control.server import Pending
 from captchad.control.wire import ok, refuse
@@ -381,6 +382,21 @@ def test_without_a_daemon_of_the_system_it_says_what_starts_that(tmp_path, monke
     assert places.start_hint(options) == "systemctl start captchad starts it"
     assert places.start_hint(Namespace(config=main, socket=None, user=True)).startswith("systemctl --user start")
     assert places.start_hint(Namespace(config=None, socket=tmp_path, user=False)) == ""
+
+
+@pytest.mark.root
+def test_a_closed_directory_hides_no_daemon_that_does_not_run(short_path, monkeypatch):
+    monkeypatch.setattr(places, "DEFAULT_CONFIG", short_path / "captchad.toml")
+    short_path.chmod(0o700)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(65534)
+            hint = places.start_hint(Namespace(config=None, socket=None, user=False))
+            os._exit(0 if "--config FILE" in hint else 1)
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.root
@@ -829,6 +845,20 @@ def test_wait_says_that_no_daemon_runs(ctl, spool):
         assert process.stderr.readline().startswith("captchactl: nosuch: unknown to captchad")
         put_result(ctl, "nosuch", status="solved", token="T")
         assert process.wait(20) == 0
+
+
+def test_wait_asks_only_when_nothing_comes():
+    windows = [["a"], ["b"], [], ["c"], ["d"]]
+    asked_at = []
+
+    def as_completed(ids, timeout):
+        yield from ({"id": each} for each in windows.pop(0))
+        if windows:
+            raise TimeoutError
+
+    client = SimpleNamespace(as_completed=as_completed)
+    came = [found["id"] for found in wait._results(client, {}, None, lambda: asked_at.append(len(windows)))]
+    assert (came, asked_at) == (["a", "b", "c", "d"], [2])
 
 
 def test_a_daemon_that_does_not_say_is_no_doubt(live, spool):

@@ -704,3 +704,14 @@ def test_a_good_one_with_a_key_that_was_refused_is_no_way_out(bench):
     assert "there is no earlier configuration to go back to" in made.problem
     (bench.root / "key").write_text(KEY)
     assert bench.start().keys == {"p": KEY}
+
+
+def test_who_goes_back_keeps_the_key_that_runs_not_one_that_was_refused(bench):
+    made = bench.proven()
+    bench.reload(made, daemon={"workers": 9})
+    bench.wait(made, 1000.0)
+    (bench.root / "key").write_text(OTHER)
+    assert made.reload(bench.clock.monotonic()).applied
+    fail(bench, made, "provider p refuses the new key")
+    made.go_back(1, bench.clock.monotonic())
+    assert (workers(made), made.keys) == (4, {"p": KEY})

@@ -144,6 +144,20 @@ def test_a_method_has_a_time_out_of_its_own(bench: Bench) -> None:
     assert n not in bench.queue.view.captchas
 
 
+def test_a_time_out_that_a_reload_makes_shorter_polls_nobody_at_the_same_moment(bench: Bench) -> None:
+    worker = bench.worker(1)
+    for number in range(10):
+        bench.submit(f"t{number}", worker)
+    bench.clock.advance(50.0)
+    worker.channel.flush()
+    bench.ends[1].receive()
+    bench.dispatcher.set_providers({"p": replace(PROVIDER, timeout_s=10.0)})
+    worker.channel.flush()
+    waits = [message["first_in_s"] for message in bench.ends[1].receive() if message["m"] == "poll"]
+    assert (len(waits), len(set(waits))) == (10, 10)
+    assert max(waits) < PROVIDER.poll_s
+
+
 def test_a_suspect_that_is_too_late_is_not_run(bench: Bench) -> None:
     first = bench.worker(1)
     bench.accept("a", deadline_s=10.0)

@@ -9,6 +9,7 @@ import pytest
 from captchad.daemon.providers import NEW_KEY
 from captchad.model.key import Key
 from captchad.model.states import Category
+from captchad.policy.breaker import Breaker
 from captchad.queue.view import View
 from tests.daemon.test_dispatch import PROVIDER, Bench, let_go
 
@@ -168,8 +169,9 @@ def test_old_captchas_are_polled_at_the_address_that_they_were_submitted_to(benc
     assert [each["key"] for each in messages if each["m"] == "poll"] == [PROVIDER.key.id]
     (submit,) = [each for each in messages if each["m"] == "submit"]
     assert (submit["key"], second.usable) == (MOVED.key.id, True)
+    lane.breaker = Breaker()
     bench.dispatcher.set_providers({"p": replace(MOVED, key=replace(MOVED.key, url=f"{MOVED.key.url}/"))})
-    assert len(lane.keys) == 2, "an address with a slash at its end is no other one"
+    assert (len(lane.keys), lane.breaker) == (2, Breaker()), "an address with a slash at its end is no other one"
     assert n in bench.queue.view.captchas
 
 
@@ -183,6 +185,7 @@ def test_what_an_earlier_address_says_is_not_held_for_or_against_the_present_one
     ((_, n),) = [each for each in bench.told(worker) if each[0] == "submit"]
     bench.says(worker, "begin", n)
     bench.says(worker, "out", n, o="submitted", cid="8")
+    ban = {"code": "ERROR: 1004", "category": "permanent"}
     threshold = bench.dispatcher.providers.breaker_settings.failure_threshold
     for _ in range(threshold):
         bench.says(worker, "fault", old, provider="p", op="poll", code="NETWORK", category="transient")
@@ -193,6 +196,10 @@ def test_what_an_earlier_address_says_is_not_held_for_or_against_the_present_one
     bench.says(worker, "ok", old, provider="p")
     bench.says(worker, "fault", n, provider="p", op="poll", code="NETWORK", category="transient")
     assert lane.breaker.tripped, "a good answer from the earlier one has made nothing good"
+
+    lane.breaker = Breaker()
+    bench.says(worker, "fault", old, provider="p", op="poll", **ban)
+    assert (lane.breaker.tripped, bench.dispatcher.providers.suspended_s("p") > 0.0) == (False, True)
 
 
 def test_two_new_keys_in_a_row_do_not_hide_that_one_was_good(bench: Bench) -> None:
@@ -282,8 +289,13 @@ def fault(code: str, category: str) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "answer",
-    [{"balance": 1.0}, fault("ERROR_ZERO_BALANCE", "budget"), fault("ERROR_EMPTY_ACTION", "permanent")],
-    ids=["balance", "no money", "no such question"],
+    [
+        {"balance": 1.0},
+        fault("ERROR_ZERO_BALANCE", "budget"),
+        fault("ERROR_EMPTY_ACTION", "permanent"),
+        fault("HTTP_4XX", "permanent"),
+    ],
+    ids=["balance", "no money", "no such question", "no such page"],
 )
 def test_a_refused_new_key_is_the_configurations_fault_if_the_one_before_is_taken(
     doubter: Doubter, answer: dict
@@ -308,7 +320,7 @@ def test_a_provider_that_refuses_the_key_before_as_well_has_a_fault_of_its_own(d
     assert doubter.faults == [BLAMED]
 
 
-@pytest.mark.parametrize("code", ["NETWORK", "ERROR_IP_NOT_ALLOWED", "HTTP_4XX"])
+@pytest.mark.parametrize("code", ["NETWORK", "ERROR_IP_NOT_ALLOWED"])
 def test_what_says_nothing_of_the_key_before_is_asked_again(doubter: Doubter, code: str) -> None:
     (question,) = doubter.doubts()
     assert doubter.doubts(10.0) == [], "one question at a time"
@@ -333,6 +345,13 @@ def test_an_answer_about_a_key_that_is_gone_or_was_taken_blames_nobody(doubter: 
     assert doubter.faults == []
     lane = doubter.dispatcher.providers.lanes["p"]
     assert lane.keys.keys() == {PROVIDER.key.id, OTHER.key.id}, "a captcha needs the old one"
+
+
+def test_nobody_blames_the_key_of_a_provider_that_has_left(doubter: Doubter) -> None:
+    (question,) = doubter.doubts()
+    doubter.dispatcher.set_providers({})
+    doubter.answers(question, balance=1.0)
+    assert doubter.faults == []
 
 
 def test_a_new_key_is_asked_about_until_somebody_can_say_whether_it_is_good(bench: Bench) -> None:

@@ -8,29 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.broken import NO_WORKER
 from tests.support.harness import Daemon, eventually
 from tests.support.listener import Listener
 from tests.support.sandbox import Sandbox
-
-#: As long as the file $BROKEN is there, no worker boots: for a fault of its own or, where the file says "disk", as on a
-#: directory without permission.
-BROKEN = """
-import os, sys
-def refuse(event, arguments):
-    if event == "open" and isinstance(arguments[0], (str, os.PathLike)) and arguments[2] & os.O_CREAT:
-        if os.path.basename(os.path.dirname(arguments[0])) == "workers" and os.path.exists(os.environ["BROKEN"]):
-            with open(os.environ["BROKEN"]) as file:
-                disk = file.read() == "disk"
-            raise PermissionError(13, "no side file") if disk else RuntimeError("no worker can start here")
-sys.addaudithook(refuse)
-"""
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, str]:
     """An environment in which workers boot only when the file that it names is gone."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(BROKEN)
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_WORKER)
     return {"PYTHONPATH": str(tmp_path / "site"), "BROKEN": str(tmp_path / "broken")}
 
 

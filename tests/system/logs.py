@@ -12,12 +12,14 @@ from typing import Any
 
 from captchad.logs import JOURNAL_SOCKET
 from captchad.model.logevents import Event
+from tests.support.broken import NO_WORKER
 from tests.support.harness import eventually, write_batch
 from tests.support.sandbox import Sandbox
 from tests.system.kit import (
     SPOOL,
     configure,
     drop,
+    drop_in,
     environ,
     install,
     main_pid,
@@ -30,7 +32,9 @@ from tests.system.kit import (
 )
 
 BAD = '[solve]\nseconds = [0.2, 0.5]\n[[rule]]\nmatch = { sitekey = "bad-*" }\nfault = "ERROR_BAD_PARAMETERS"\n'
-WORKERS = Path("/var/lib/captchad/journal/workers")
+#: While it is there no worker can start.
+NOT_NOW = Path("/var/lib/captchad/no-worker")
+MODULES = Path("/usr/lib/python3/dist-packages")
 
 
 def entries(*matches: str) -> list[dict[str, Any]]:
@@ -100,6 +104,9 @@ def the_log_is_found_by_what_it_is_about(directory: Path) -> None:
     install()
     with Sandbox(scenario=BAD) as sandbox:
         configure(sandbox, workers=2)
+        (MODULES / "no_worker.py").write_text(NO_WORKER)
+        (MODULES / "no_worker.pth").write_text("import no_worker\n")
+        drop_in(f"Environment=BROKEN={NOT_NOW}\n")
         run("systemctl", "start", "captchad")
         assert len(by_event(Event.STARTED)) == len(by_event(Event.READY)) == 1
 
@@ -119,9 +126,8 @@ def the_log_is_found_by_what_it_is_about(directory: Path) -> None:
         the_latest_are_shown(directory)
         step("the latest lines of the last hour are found, and followed")
 
-        # A worker that cannot have its side file: a traceback, from a process that ends at once.
-        mode = WORKERS.stat().st_mode
-        WORKERS.chmod(0o500)
+        # A worker with a fault of its own: a traceback, from a process that ends at once.
+        NOT_NOW.touch()
         victim = next(worker for worker in status()["workers"]["list"] if worker["slot"] == 1)
         os.kill(victim["pid"], signal.SIGKILL)
         eventually(lambda: by_event(Event.WORKER_DIED, "--worker", "1"))
@@ -135,10 +141,10 @@ def the_log_is_found_by_what_it_is_about(directory: Path) -> None:
         failed = entries(internal)[0]
         first, *rest = failed["MESSAGE"].splitlines()
         assert first == f"worker {failed['CAPTCHAD_WORKER']}: Traceback (most recent call last):"
-        assert rest[-1].startswith("captchad.model.errors.JournalDown: cannot make side file"), rest
+        assert rest[-1] == "RuntimeError: no worker can start here", rest
         assert not any("Traceback" in entry["MESSAGE"] for entry in entries("_TRANSPORT=stdout"))
         step(f"a traceback of {len(rest) + 1} lines is one entry; its unit is {failed.get('_SYSTEMD_UNIT')}")
-        WORKERS.chmod(mode)
+        NOT_NOW.unlink()
 
         with a_journald_that_takes_nothing():
             die("bad-3")

@@ -221,8 +221,9 @@ def without_a_key_it_says_so(directory: Path) -> None:
         assert run("systemctl", "start", "captchad", ok=False).returncode != 0
         assert show("captchad", "ExecMainStatus") == "78", journal()
         assert show("captchad", "NRestarts") == "0", journal()
-        assert "captchaai.key" in journal()
+        assert "there is no API key yet" in journal()
+        assert "captchactl setup --provider sandbox stores it" in journal()
         told = run("captchactl", "status", ok=False)
         assert told.returncode == 3
         assert "the service has failed (exit-code, status 78): not started: " in told.stderr, told.stderr
-        step("no key: status 78, no restart, and the log names the credential")
+        step("no key: status 78, no restart, and the log says what stores one")
