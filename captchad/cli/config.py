@@ -26,6 +26,9 @@ RELOAD_S = 600.0
 #: Between two looks at a probation, in seconds.
 _LOOK_S = 0.2
 
+#: A probation that is not shorter after so many seconds stands still.
+_STILL_S = 5.0
+
 #: Of a digest, in a table.
 _SHOWN_DIGEST = 12
 
@@ -62,13 +65,18 @@ def _await_verdict(places: Places, report: dict[str, Any], deadline: float) -> d
     """Wait until the configuration that runs by `report` is good, or until `deadline`. Raises FixInput when another
     one runs instead.
     """
-    digest = report.get("digest")
+    digest, left_s, still_since = report.get("digest"), None, time.monotonic()
     while report.get("probation_s") is not None and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
         with suppress(TryLater):
             report = call(places.socket, "config.show", timeout_s=ASK_S)["report"]
         if report.get("digest") != digest:
             raise FixInput(clean(report.get("problem") or "another one was reloaded"), hint="captchactl config history")
+        if report.get("probation_s") != left_s:
+            left_s, still_since = report.get("probation_s"), time.monotonic()
+        elif time.monotonic() >= still_since + _STILL_S:
+            print("captchactl: the probation stands still: captchactl status says what is out", file=sys.stderr)
+            still_since = math.inf
     return report
 
 

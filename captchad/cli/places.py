@@ -6,6 +6,7 @@ that costs money is among them.
 
 __all__ = ["DEFAULT_CONFIG", "PERMISSION_HINT", "Places", "become_owner", "find", "start_hint", "user_config"]
 
+import json
 import os
 import re
 from argparse import Namespace
@@ -72,12 +73,27 @@ def user_config() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "captchad" / "captchad.toml"
 
 
+def _state_home(config: Path, state_dir: Path) -> str:
+    """What has to stand before the command so that a daemon by hand finds the generations that the last one had."""
+    from captchad.config.generations import default_directory
+
+    try:
+        told = json.loads((state_dir / "status.json").read_text())["daemon"]["config"]["directory"]
+        parents = Path(told).parents
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    if Path(told) == default_directory(config, os.environ) or len(parents) < 3 or parents[1].name != "captchad":
+        return ""
+    return f"XDG_STATE_HOME={parents[2]} "
+
+
 def start_hint(options: Namespace) -> str:
     """What starts the daemon that the command line means and that does not run; "" when that is not known."""
     if options.user:
         return "systemctl --user start captchad starts it"
     if options.config not in (None, DEFAULT_CONFIG):
-        return f"captchad run --config {options.config} starts it"
+        home = _state_home(options.config, find(options.config, options.socket).state_dir)
+        return f"{home}captchad run --config {options.config} starts it"
     if options.socket is not None:
         return ""
     if not os.path.exists(DEFAULT_CONFIG):  # not Path.exists: that raises where a directory is closed

@@ -153,8 +153,8 @@ class Dispatcher:
         for lane in self.providers.lanes.values():
             if lane.without_key:
                 self._log.warning(
-                    f"provider {lane.name}: {lane.without_key} captchas were submitted with a key that is gone;"
-                    " they are polled with the present one",
+                    f"provider {lane.name}: {lane.without_key} captchas were submitted with a key or address that is"
+                    " gone; they are polled with the present one",
                     extra=fields(Event.KEY_GONE, provider=lane.name),
                 )
 

@@ -535,7 +535,9 @@ class Parent:
     # ---------------------------------------------------------------- configuration
 
     def reload(self, confirm_within_s: float | None = None) -> ReloadOutcome:
-        """Read the configuration again; a bad one is refused and the running one stays. Returns what happened."""
+        """Read the configuration again; a bad one is refused and the running one stays, or runs again where the new one
+        has failed at once. Returns what happened.
+        """
         with self._reloading():
             outcome = self.configuration.reload(self.clock.monotonic(), confirm_within_s)
             for line in outcome.refused:
@@ -544,6 +546,10 @@ class Parent:
                 changed = ", ".join(map(str, outcome.changed)) or "nothing"
                 self.log.info(f"config: reloaded; changed: {changed}", extra=fields(Event.CONFIG_RELOADED))
                 self._apply()
+                applied = self.configuration.config
+                self._tick_config(self.clock.monotonic())  # a port that cannot be had is known at once
+                if self.configuration.config is not applied:
+                    return ReloadOutcome(applied=False, refused=(str(self.configuration.problem),))
         return outcome
 
     def go_back(self, number: int | None) -> tuple[Change, ...]:

@@ -127,7 +127,7 @@ class Verbs:
             return refuse(f"confirm_within_s is to be above 0 and at most {CONFIRM_MOST_S:g}", code=2)
         outcome = self._parent.reload(within)
         if outcome.refused:
-            return refuse("\n".join(outcome.refused), hint="the configuration that ran before runs on")
+            return refuse("\n".join(outcome.refused), hint="what ran until now runs on")
         return ok({"changed": _changed(outcome.changed), "config": self._parent.configuration.report()})
 
     def _config_show(self, args: dict[str, Any]) -> Reply:

@@ -369,6 +369,14 @@ def test_without_a_daemon_it_says_what_starts_one(ctl, verb):
     assert ctl(verb).stderr.splitlines()[-1] == f"hint: captchad run --config {ctl.config} starts it"
 
 
+def test_the_daemon_that_is_started_finds_the_generations_that_the_last_one_had(ctl):
+    told = ctl.root / "xdg" / "captchad" / "config" / "a-key"
+    (ctl.root / "state").mkdir(exist_ok=True)
+    (ctl.root / "state" / "status.json").write_text(json.dumps({"daemon": {"config": {"directory": str(told)}}}))
+    hint = ctl("reload").stderr.splitlines()[-1]
+    assert hint == f"hint: XDG_STATE_HOME={ctl.root}/xdg captchad run --config {ctl.config} starts it"
+
+
 def test_without_a_daemon_of_the_system_it_says_what_starts_that(tmp_path, monkeypatch):
     main, setup_file = tmp_path / "captchad.toml", tmp_path / "10-setup.toml"
     monkeypatch.setattr(places, "DEFAULT_CONFIG", main)
