@@ -35,9 +35,13 @@ class Memory:
         self._killed = self._kills()
 
     def killed_one(self) -> bool:
-        """Whether the kernel has killed a process of our group for its memory since this was asked before."""
-        before, self._killed = self._killed, self._kills()
-        return self._killed > before
+        """Whether the kernel has killed a process of our group for its memory that no answer before this stands for.
+
+        It may kill two at once, before anybody has asked about the first.
+        """
+        more = self._kills() > self._killed
+        self._killed += more
+        return more
 
     def short(self) -> bool:
         """Whether memory is under pressure."""

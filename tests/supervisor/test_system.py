@@ -55,6 +55,8 @@ def test_a_kill_for_memory_is_seen_once(tmp_path: Path, groups: str, name: str, 
     files.write(name, text.format(5))
     assert memory.killed_one()
     assert not memory.killed_one()
+    files.write(name, text.format(7))
+    assert [memory.killed_one() for _ in range(3)] == [True, True, False], "two were killed before anybody asked"
 
 
 def test_without_such_files_nothing_is_known(tmp_path: Path) -> None:
